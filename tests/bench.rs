@@ -20,7 +20,8 @@ fn start(words: &[&str], settings: &[(&str, &str)]) -> Option<Tool> {
     may_open(15_000).then(|| Tool::start("bench", &[&quick, words].concat(), settings))
 }
 
-/// The cells of the table row for `load` and `figure`: one for each proxy, followed by ratios.
+/// The cells of the table row for `load` and `figure`. Each proxy has one cell. The cells with
+/// ratios are the last cells.
 fn row(table: &str, load: &str, figure: &str) -> Vec<String> {
     let start = format!("| {load} | {figure} |");
     let row = table.lines().find_map(|line| line.strip_prefix(&start));
@@ -85,7 +86,8 @@ fn loads_of_new_connections_measure_every_proxy() {
     let Some(bench) = start(&only, &[]) else { return };
     let (code, table, stderr) = bench.finish();
     assert_eq!(code, 0, "{table}{stderr}");
-    // The columns: start-stunnel, start-stunnel with the pool off, nginx, plaintext.
+    // The table has the columns start-stunnel, start-stunnel with the pool off, nginx, and
+    // plaintext.
     for (load, figure, columns) in [
         ("app that reconnects", "connections/s", 4),
         ("app that reconnects", "p50 ms", 4),
@@ -111,7 +113,7 @@ fn interrupted_benchmark_leaves_no_process_and_no_file() {
         bench.process.0.stderr.as_mut().unwrap().read_exact(&mut dot).expect("a measurement");
         assert_eq!(dot, *b".");
         assert!(bench.processes() > 5, "servers and peers run");
-        // Like a terminal, signal the whole group.
+        // Send the signal to the whole process group, as a terminal does.
         send_signal(-bench.process.pid(), signal);
         let (code, stdout, stderr) = bench.finish();
         assert_eq!(code, -signal, "{stdout}{stderr}");

@@ -19,7 +19,7 @@ use support::servers::{Front, PASSWORD, Server};
 use support::{all_files, eventually, write_executable};
 use tempfile::TempDir;
 
-/// The user id of nobody.
+/// The user id of the system's user `nobody`.
 const UNPRIVILEGED: u32 = 65_534;
 const SHIM: &str = include_str!("../src/shim.sh");
 /// An app that stores its first argument in Redis, and uses Redis again on SIGTERM.
@@ -35,7 +35,7 @@ while :; do sleep 0.02; done
 /// the cache and for layers.
 struct Site {
     folder: TempDir,
-    /// A folder of programs that replace the system's programs.
+    /// The first folder on PATH, with programs that replace programs of the system.
     path: Option<PathBuf>,
 }
 
@@ -113,7 +113,7 @@ impl Site {
         self.path = Some(self.at("other"));
     }
 
-    /// Writes the checksum of a launcher that the test has replaced.
+    /// Updates the file SHA256SUMS after the test has replaced the launcher in the buildpack.
     fn sign_launcher(&self, architecture: &str) {
         let launcher = self.at("buildpack/launcher");
         let mut sums = Command::new("sha256sum");
@@ -147,8 +147,8 @@ fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     all_files(folder).into_iter().map(content).collect()
 }
 
-/// Runs the command of the Procfile's `web` line, sends SIGTERM to all its processes as on a dyno,
-/// and asserts that the app's values are in Redis.
+/// Runs the Procfile's `web` line, and sends SIGTERM to all processes, as Heroku does when a dyno
+/// ends. Asserts that the app has written its values to Redis.
 fn run_as_a_dyno(mut command: Command, server: &Server) {
     command.args(["-c", "exec bin/start-stunnel ./serve web"]);
     command.env("DYNO", "web.1").env("REDIS_URL", server.url());
@@ -183,7 +183,7 @@ fn classic_build_makes_a_slug_that_works_on_a_dyno() {
     assert_eq!(site.classic("release", &["app"]).ok(), "--- {}\n");
     assert!(files(&site.at("cache")).is_empty(), "the build does not use the cache");
 
-    // On a dyno, the slug is in another folder, and there is no buildpack.
+    // A dyno has the built app in another folder than the build, and has no buildpack.
     fs::rename(site.at("app"), site.at("slug")).unwrap();
     fs::remove_dir_all(site.at("buildpack")).unwrap();
     let mut dyno = site.command(Path::new("bash"));
@@ -202,7 +202,7 @@ fn build_replaces_a_linked_shim_but_not_its_target() {
     assert!(!site.at("app/bin/start-stunnel").is_symlink());
 }
 
-/// A function that builds the app, and a word that the build prints at the end.
+/// A function that builds the app, and a word that a successful build prints at its end.
 type Build = (fn(&Site) -> Outcome, &'static str);
 const BUILDS: [Build; 2] =
     [(Site::compile, "Installed"), (|site| site.cloud_native("build"), "start-stunnel ")];
@@ -225,7 +225,7 @@ fn build_warns_if_it_replaces_a_file_that_is_not_the_shim() {
     let older_shim = "#!/bin/sh\n\
                       # Stands in for it. Made by: start-stunnel --print-shim > bin/start-stunnel\n\
                       exec start-stunnel \"$@\"\n";
-    // A script as in the buildpack heroku/redis.
+    // The retired buildpack heroku/redis installs a script like this script.
     let other = "#!/usr/bin/env bash\nn=1\nbin/stunnel-conf.sh\n";
     let warning = ["replaces another bin/start-stunnel", "heroku buildpacks:remove heroku/redis"];
     for (build, done) in BUILDS {
@@ -305,7 +305,7 @@ fn build_refuses_a_damaged_package() {
 }
 
 #[test]
-fn build_names_the_systems_on_which_the_binary_runs() {
+fn build_error_names_the_systems_that_the_binary_supports() {
     let mut site = Site::new();
     // Replace the launcher by a file that cannot run, and update the checksum.
     site.write("buildpack/launcher/x86_64/start-stunnel", "#!/no/such/interpreter\n");
@@ -317,7 +317,7 @@ fn build_names_the_systems_on_which_the_binary_runs() {
 }
 
 #[test]
-fn build_names_a_folder_that_it_cannot_write() {
+fn build_error_names_a_folder_that_is_not_writable() {
     let site = Site::new();
     fs::create_dir(site.at("app/bin")).unwrap();
     fs::set_permissions(site.at("app/bin"), fs::Permissions::from_mode(0o555)).unwrap();
@@ -348,7 +348,7 @@ fn build_without_arguments_prints_its_usage() {
 }
 
 #[test]
-fn build_from_a_checkout_names_the_archive_to_use() {
+fn build_from_a_checkout_fails_and_names_the_archive_to_use() {
     let site = Site::new();
     fs::remove_dir_all(site.at("buildpack/launcher")).unwrap();
     let archive = format!("start-stunnel-buildpack-{VERSION}.tgz");
@@ -362,7 +362,8 @@ fn build_from_a_checkout_names_the_archive_to_use() {
             site.refuses(build, &["contains no start-stunnel binary", "a checkout", &source]);
         }
     }
-    // `heroku buildpacks:add` with the repository's address runs the scripts in the root folder.
+    // If a user passes the repository's address to `heroku buildpacks:add`, Heroku runs the scripts
+    // in the repository's folder `bin`.
     let script = |name: &str| Command::new(Path::new(ROOT).join("bin").join(name));
     let detected = Outcome::of(script("detect").arg(site.at("app")));
     assert_eq!(detected.ok(), "start-stunnel\n");
@@ -395,7 +396,7 @@ fn toml(file: &Path) -> toml::Table {
     fs::read_to_string(file).unwrap().parse().unwrap()
 }
 
-/// Asserts that a table contains only these keys, which the specification allows.
+/// Asserts that a TOML table contains only keys that the buildpack specification allows.
 fn keys(table: &toml::Table, allowed: &[&str]) {
     for key in table.keys() {
         assert!(allowed.contains(&key.as_str()), "the specification has no key {key}: {table:?}");
@@ -403,7 +404,7 @@ fn keys(table: &toml::Table, allowed: &[&str]) {
 }
 
 #[test]
-fn cloud_native_build_runs_the_same_procfile() {
+fn app_of_a_cloud_native_build_runs_the_same_procfile() {
     let site = Site::new();
     assert_eq!(site.cloud_native("detect").code(), 0);
     let said = site.cloud_native("build").ok();
@@ -415,7 +416,8 @@ fn cloud_native_build_runs_the_same_procfile() {
     let types: toml::Table = "launch = true\nbuild = false\ncache = true".parse().unwrap();
     assert_eq!(layer["types"].as_table(), Some(&types));
     assert_eq!(layer["metadata"]["version"].as_str(), Some(VERSION));
-    // The build writes no launch.toml, because users could start its process types by accident.
+    // The build writes no launch.toml, because users could start the process types of launch.toml
+    // by accident.
     assert_eq!(
         fs::read_dir(site.at("layers")).unwrap().count(),
         2,

@@ -51,8 +51,8 @@ fn the_launcher_dies_by_a_signal_without_a_core_dump() {
 
 #[test]
 fn the_launcher_dies_by_a_signal_that_it_ignores_and_blocks() {
-    // The launcher and COMMAND start with SIGHUP ignored and blocked. COMMAND undoes both, and then
-    // kills itself by SIGHUP.
+    // The launcher and COMMAND start with SIGHUP ignored and blocked. COMMAND removes both
+    // settings, and then kills itself with SIGHUP.
     let scene = r#"
         use POSIX;
         $SIG{HUP} = 'IGNORE';
@@ -72,7 +72,8 @@ fn the_launcher_dies_by_a_signal_that_it_ignores_and_blocks() {
 #[test]
 fn as_pid_1_the_launcher_exits_with_128_plus_the_signal() {
     for number in [libc::SIGTERM, libc::SIGKILL, 34] {
-        // pid 1 exited, because unshare(1) would die by the signal that kills its child.
+        // The launcher has exited. If a signal had killed the launcher, unshare(1) would die by the
+        // same signal.
         if let Some(launcher) = as_pid_1(&format!("kill -{number} $$; sleep 60")) {
             assert_eq!(launcher.run().code(), 128 + number);
         }
@@ -109,7 +110,8 @@ fn timeout_as_the_command_kills_its_children() {
     let words = ["timeout", "-s", "KILL", "1000", "sh", "-c", script];
     let mut running = Launcher::new(words).start();
     let child: i32 = running.line().parse().unwrap();
-    // Wait, because timeout(1) kills only itself at SIGALRM if it has not started its child yet.
+    // Wait until timeout(1) has started its child, because an earlier SIGALRM would kill only
+    // timeout(1) itself.
     let timeout = command_of(running.pid());
     eventually("timeout(1) waits for its child", || (state(timeout) == 'S').then_some(()));
     // timeout(1) also gets SIGALRM when its time has expired.
@@ -119,7 +121,7 @@ fn timeout_as_the_command_kills_its_children() {
 }
 
 #[test]
-fn the_rest_of_the_commands_process_group_gets_sigterm() {
+fn processes_left_in_the_commands_group_get_sigterm() {
     let mut running = Launcher::script("sleep 1000 & echo $!; exit 5").start();
     let remaining: i32 = running.line().parse().unwrap();
     assert_eq!(running.finish().code(), 5);
@@ -224,11 +226,11 @@ fn start_with_daemon(server: &Server, end: &str, launcher: impl Fn(&str) -> Laun
 }
 
 #[test]
-fn a_signal_cuts_the_drain_and_keeps_the_exit_status() {
+fn a_signal_ends_the_drain_but_keeps_the_exit_status() {
     let server = Server::start(Front::Redis);
     let killed = "kill -USR1 $$; sleep 60";
     let others = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGCONT, libc::SIGUSR1];
-    // `others` are signals that do not end the drain. On a dyno, SIGTERM does not end the drain.
+    // The signals `others` do not end the drain. On a dyno, SIGTERM is such a signal.
     for (dyno, others, signal, end, code) in [
         ("", &others[..], libc::SIGTERM, "exit 6", Some(6)),
         ("", &others, libc::SIGINT, "exit 6", Some(6)),
@@ -292,7 +294,8 @@ fn the_tunnel_works_after_sigterm_until_the_commands_last_byte() {
     for _ in 0..20 {
         running.signal(libc::SIGTERM);
     }
-    // COMMAND ignores SIGTERM, and now uses the tunnel: first a new connection, then the old one.
+    // COMMAND has ignored SIGTERM. Now COMMAND opens a new connection through the tunnel, and then
+    // uses its old connection again.
     running.say("go on\n");
     let ended = running.finish();
     assert_eq!((ended.stdout.as_str(), ended.code()), ("OK\n", 3), "{}", ended.stderr);

@@ -20,7 +20,7 @@ fn executable(folder: &TempDir, name: &str, content: impl AsRef<[u8]>) -> String
     file.to_str().unwrap().to_owned()
 }
 
-/// The bytes of /bin/true, with the path of a dynamic loader that does not exist.
+/// The bytes of /bin/true, changed so that the program names a dynamic loader that does not exist.
 fn without_loader() -> Vec<u8> {
     let mut program = fs::read("/bin/true").unwrap();
     let place = program.windows(4).position(|bytes| bytes == b"/ld-").unwrap();
@@ -28,8 +28,9 @@ fn without_loader() -> Vec<u8> {
     program
 }
 
-/// Asserts that the launcher exits with `exit_code` for each command, and logs a hint that contains
-/// the words beside the command. Tests an enabled and a disabled launcher.
+/// Each case has a command and some words. Asserts that the launcher exits with `exit_code` for
+/// this command, and logs a hint that contains these words. Tests an enabled and a disabled
+/// launcher.
 fn none_is_executed<S: AsRef<str>>(cases: &[(S, &str)], exit_code: i32) {
     for enabled in ["true", "false"] {
         for (command, words) in cases {
@@ -159,7 +160,8 @@ fn systemds_variables_hold_the_commands_pid() {
     };
     let [pid, listen, watchdog, pidfd] = run("LISTEN_PID=$$ WATCHDOG_PID=$$");
     assert_eq!([&*listen, &*watchdog, &*pidfd], [&*pid, &*pid, "none"]);
-    // The launcher does not change the pid of another process.
+    // If a variable contains the pid of another process, the launcher does not change this
+    // variable.
     let [_, listen, watchdog, pidfd] = run("LISTEN_PID=1 WATCHDOG_PID=1");
     assert_eq!([&*listen, &*watchdog, &*pidfd], ["1", "1", "5"]);
     // A disabled launcher becomes COMMAND with the same pid, so all variables stay.

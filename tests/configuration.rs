@@ -193,7 +193,8 @@ fn settings_without_effect_cause_a_warning() {
     assert_eq!((ended.code(), ended.stdout.as_str()), (0, "ran\n"), "{}", ended.stderr);
     let names = logged(&ended.stderr, "unknown-setting", "vars");
     let both = ["REDIS_URL_STUNNEL_PINS STUNNEL_VERIFY_ALL", "CACHE_URL_STUNNEL_VERIFY"];
-    // COMMAND is a second launcher, which uses the first one's tunnel and logs the same warnings.
+    // COMMAND is a second launcher, which uses the first launcher's tunnel and logs the same
+    // warnings.
     assert_eq!(names, [both, both].concat(), "{}", ended.stderr);
     assert!(ended.stderr.contains("Variables with a tunnel: REDIS_URL"), "{}", ended.stderr);
     assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);

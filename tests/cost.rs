@@ -19,8 +19,8 @@ use support::servers::{Front, Server};
 const ROUND_TRIPS: usize = 500;
 /// The number of system calls per round trip: two waits, two reads and two writes.
 const CALLS: usize = 6;
-/// At most this many other system calls are allowed, for example for timers. This number is much
-/// less than one per round trip.
+/// The launcher may make this many further system calls, for example for timers. This number is
+/// much lower than one call per round trip.
 const OTHERS: usize = 300;
 
 /// The total number of calls in a table of `strace -c`.
@@ -90,7 +90,7 @@ fn an_idle_connection_holds_no_buffer() {
 
 /// Writes until the other side stops reading.
 fn push(stream: &mut impl Write) {
-    // The sizes of the launcher's buffers are no multiples of this size, so that bytes remain in
+    // No buffer of the launcher can hold a whole number of chunks, so that some bytes remain in
     // each buffer.
     let chunk = [b'x'; 10_000];
     let error = loop {

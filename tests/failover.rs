@@ -57,7 +57,8 @@ impl Hosts {
     }
 }
 
-/// Two Redis servers on the same port of two addresses, and a launcher that leads to the first.
+/// Two Redis servers on the same port of two addresses, and a launcher with a tunnel to the first
+/// server.
 struct Scene {
     hosts: Hosts,
     old: Server,
@@ -82,7 +83,7 @@ impl Scene {
         Some(Scene { hosts, old, new, held })
     }
 
-    /// Connects `count` apps at the same time. Each sends a write. Returns the replies.
+    /// Connects `count` apps at the same time. Each app sends a SET request. Returns the replies.
     fn writers(&self, count: usize) -> Vec<Reply> {
         let mut apps: Vec<Client> = (0..count).map(|_| self.held.client()).collect();
         apps.iter_mut().map(|app| app.ask(&["SET", "key", "value"])).collect()
@@ -158,14 +159,14 @@ fn connections_made_before_a_role_change_are_not_reused() {
             (connections(&mut direct) == 1).then_some(())
         });
         drop(app);
-        eventually("this connection is closed, too", || {
+        eventually("the newer connection is closed, too", || {
             (connections(&mut direct) == 0).then_some(())
         });
     }
 }
 
 #[test]
-fn a_reader_endpoint_that_refuses_writes_is_pooled() {
+fn connections_to_a_read_only_endpoint_are_reused() {
     let server = Server::start(Front::Redis);
     let mut direct = server.direct();
     make_replica(&mut direct);

@@ -121,7 +121,7 @@ fn the_status_says_that_apps_wait_for_free_descriptors() {
         assert_eq!(scene.page.get("/healthz").code, 200);
         assert!(scene.status("REDIS_URL").0.contains("REDIS_URL → "));
     }
-    eventually("the page says why apps wait", || {
+    eventually("the status page says why apps wait", || {
         let says_why = scene.page.get("/").body.contains("Raise the limit on open files");
         (says_why && scene.page.get("/readyz").code == 503).then_some(())
     });
@@ -131,7 +131,7 @@ fn the_status_says_that_apps_wait_for_free_descriptors() {
 /// Sends requests until the tunnel counts as failing. One request may be too few: if the launcher
 /// closes the connection before the request arrives, the tunnel does not count as failing.
 fn fail(scene: &Scene) {
-    eventually("the tunnel fails", || {
+    eventually("the tunnel counts as failing", || {
         scene.exchange("REDIS_URL");
         (scene.page.get("/readyz").code == 503).then_some(())
     });
@@ -213,7 +213,7 @@ fn a_tunnel_fails_if_redis_is_down_behind_stunnel() {
 }
 
 #[test]
-fn metrics_count_bytes_at_once_and_each_close_once() {
+fn metrics_count_bytes_while_they_pass_and_each_close_once() {
     let server = Server::start(Front::Redis);
     let scene = Scene::of(&server.url());
     let [sent, received] = ["sent", "received"].map(|direction| {
@@ -279,7 +279,7 @@ fn metrics_count_reused_connections_and_resumed_sessions() {
     for wait in ["connection_wait", "reply_wait"] {
         assert_eq!(tunnel[wait]["count"], accepted as u64, "{tunnel}");
     }
-    let ends = tunnel["certificate"]["expires"].as_f64().expect("a certificate was shown");
+    let ends = tunnel["certificate"]["expires"].as_f64().expect("the expiry of a certificate");
     assert_eq!(scene.metric("server_certificate_expiry_timestamp_seconds"), Some(ends));
 }
 

@@ -18,7 +18,8 @@ fn figures(table: &str, start: &str) -> Vec<u64> {
     row.trim_matches('|').split('|').map(|cell| cell.trim().parse().unwrap()).collect()
 }
 
-/// Runs one short scenario, with the pool off and in plaintext. True if no job was lost or doubled.
+/// Runs a short scenario twice: with the pool off, and in plaintext. Returns true if no job was
+/// lost or doubled.
 fn is_lossless(system: &str, scenario: &str, once: &str) -> bool {
     let words = ["--modes", "off", "--systems", system, "--scenarios", scenario, once, "1"];
     let run = Tool::start("jobs", &[&words[..], &["--linger", "0"]].concat(), &[]);
@@ -27,7 +28,7 @@ fn is_lossless(system: &str, scenario: &str, once: &str) -> bool {
     assert_eq!(code, 0);
     ["plaintext", "off"].into_iter().all(|mode| {
         let row = figures(&table, &format!("| {system} | {scenario} | {mode} "));
-        // The columns are: enqueued, lost, doubled and more.
+        // The first three columns count the enqueued jobs, the lost jobs and the doubled jobs.
         assert!(row[0] >= 20, "too few jobs");
         row[1..3] == [0, 0]
     })
@@ -84,7 +85,7 @@ fn lost_doubled_and_rejected_jobs_are_counted() {
 #[test]
 fn interrupted_run_leaves_no_process_and_no_file() {
     let run = Tool::start("jobs", &["--systems", "celery", "--scenarios", "restarts"], &[]);
-    // These are bin/jobs, Redis, and two workers with two child processes each.
+    // The eight processes are bin/jobs, Redis, and two workers with two child processes each.
     eventually("the workers run", || (run.processes() >= 8).then_some(()));
     send_signal(-run.process.pid(), libc::SIGINT);
     let (code, _, stderr) = run.finish();

@@ -98,7 +98,8 @@ fn many_apps_share_a_limit_equal_to_maxclients() {
                         let mut client = held.client();
                         assert_eq!(client.ask(&["ECHO", &mark]), Reply::bulk(&mark), "{pool}");
                         if round % 7 == 3 {
-                            // After this command, the pool does not reuse a connection.
+                            // The pool does not reuse a connection on which an app has called
+                            // CLIENT ID.
                             client.ask(&["CLIENT", "ID"]);
                         }
                     }
@@ -113,13 +114,14 @@ fn many_apps_share_a_limit_equal_to_maxclients() {
     }
 }
 
-/// A server that closes the connections with these numbers during the handshake, like a Redis at
-/// its client limit.
+/// A server that closes the connections with the numbers `cut` during the handshake, like a Redis
+/// at its client limit.
 fn cutting(cut: &'static [usize]) -> Peer<()> {
     let acceptor = acceptor(SslVersion::TLS1_3);
     Peer::numbered(move |number, mut stream| {
         if cut.contains(&number) {
-            // Read the ClientHello first, because closing with unread bytes would be a reset.
+            // Read the ClientHello first, because the kernel would reset a connection that is
+            // closed with unread bytes.
             let _ = stream.read(&mut [0; 4096]);
             return;
         }
@@ -129,7 +131,7 @@ fn cutting(cut: &'static [usize]) -> Peer<()> {
 }
 
 #[test]
-fn just_after_a_close_a_failed_handshake_is_retried_once() {
+fn after_a_close_a_failed_handshake_is_retried_once() {
     for (cut, failed) in [(&[1][..], "0"), (&[1, 2, 3, 4], "1")] {
         let peer = cutting(cut);
         let held = Launcher::hold_with(&peer.url(), &[(LIMIT, "1"), (POOL, "off")]);

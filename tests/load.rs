@@ -11,10 +11,10 @@ use support::resp::{Client, Reply};
 use support::servers::{Front, Server, connections};
 use support::{eventually, may_open};
 
-/// A launcher may keep this much memory after a load, in KiB.
+/// A launcher may keep this much memory after all connections have closed, in KiB.
 const KEPT_KIB: u64 = 16 * 1024;
 
-/// Runs `job` in this many threads at the same time. Each thread passes its number to `job`.
+/// Runs `job` in `threads` threads at the same time. Each thread passes its number to `job`.
 fn side_by_side(threads: usize, job: impl Fn(usize) + Sync) {
     thread::scope(|scope| {
         for n in 0..threads {
@@ -48,7 +48,7 @@ fn nine_thousand_connections_get_their_own_replies() {
         return;
     }
     let server = Server::start(Front::Redis);
-    // The launcher must raise its soft limit itself.
+    // The shell lowers the soft limit on descriptors, so the launcher must raise this limit itself.
     let script = format!("ulimit -Sn 1024; exec {} sh -c '{HOLD}'", support::launcher::BINARY);
     let launcher = Launcher::of("sh", ["-c", &script]).redis(&server.url());
     let held = launcher.start_held();

@@ -12,8 +12,8 @@ use support::launcher::{BINARY, Launcher, Outcome};
 use support::servers::{Front, Server};
 use tempfile::TempDir;
 
-/// A folder with an app's repository, whose `bin/` contains the shim, and with the folder
-/// `programs` for PATH.
+/// A folder that contains the folders `app` and `programs`. `app` is the repository of an app,
+/// whose `bin/` contains the shim. `programs` is on PATH.
 struct Checkout {
     folder: TempDir,
 }
@@ -147,7 +147,8 @@ fn shim_without_launcher_runs_no_command_for_check_or_help() {
         for words in [&[flag.as_str()][..], &[flag, "echo", "ran"]] {
             let ended = checkout.launcher(words).env("STUNNEL_ENABLED", "false").run();
             assert_eq!((ended.code(), ended.stdout.as_str()), (127, ""), "{words:?}");
-            // The user has disabled the tunnel already, so the error must not advise that.
+            // The user has disabled the tunnel already, so the error must not advise to disable the
+            // tunnel.
             assert!(!ended.stderr.contains("STUNNEL_ENABLED"), "{words:?}: {}", ended.stderr);
             assert_eq!(ended.stderr.lines().count(), 1, "{words:?}: {}", ended.stderr);
         }

@@ -25,7 +25,7 @@ const HOSTILE: &str = "</dd><script>document.title='owned'</script><img src=x on
 /// Red, green and blue.
 type Colour = [u8; 3];
 
-/// A browser window, and colours that the page must have there.
+/// The size of a browser window, and colours that the status page must show in this window.
 #[derive(Debug)]
 struct View {
     name: &'static str,
@@ -143,7 +143,7 @@ fn three_tunnels(folder: &Path) -> (Scene, [Server; 3], Vec<Client>) {
 
 #[test]
 fn a_browser_shows_the_page_in_wide_and_narrow_windows() {
-    // On Ubuntu, bin/setup cannot install Chromium.
+    // Chromium may be missing, because bin/setup cannot install Chromium on Ubuntu.
     if Command::new("chromium").arg("--version").output().is_err() {
         return support::skip("the status page in a browser: there is no chromium");
     }

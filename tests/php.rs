@@ -91,7 +91,7 @@ impl Site {
         Process(nginx.expect("nginx (see bin/setup test)"))
     }
 
-    /// The page's output with this line in the configuration of PHP-FPM's pool.
+    /// The output of the PHP page if the configuration of PHP-FPM's pool contains `line`.
     fn php_fpm(&self, line: &str) -> String {
         let folder = self.folder.path().display();
         let configuration = format!(
@@ -114,7 +114,8 @@ impl Site {
     }
 }
 
-/// The file in this folder whose name begins with `name`. Distributions append PHP's version.
+/// The file in this folder whose name begins with `name`, because distributions append PHP's
+/// version to the name.
 fn program(folder: &str, name: &str) -> PathBuf {
     let entries = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
     let is_it = |path: &PathBuf| {

@@ -109,7 +109,7 @@ fn a_connection_keeps_its_pool_mode_until_its_end() {
     let id = line.split(' ').next().unwrap().to_owned();
     switch_pool_on(&held, held.page());
     drop(early);
-    eventually("its connection is closed, not kept", || {
+    eventually("the connection is closed, because the pool was off at its start", || {
         (!clients(&mut direct).lines().any(|line| line.starts_with(&format!("{id} "))))
             .then_some(())
     });

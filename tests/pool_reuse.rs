@@ -57,7 +57,7 @@ fn apps_one_after_another_share_one_connection() {
             page.wait_for_idle(1);
         }
         assert_eq!(accepted(&mut direct) - before, 1, "{front:?}");
-        // One RESET in the trial, and one for each further user.
+        // Redis executes one RESET in the trial, and one RESET for each user after the first user.
         assert_eq!(calls(&mut direct, "reset"), 30);
         let log = held.finish().stderr;
         assert_eq!(logged(&log, "pool-tried", "verdict"), ["Passed"], "{log}");

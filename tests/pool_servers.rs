@@ -17,7 +17,8 @@ fn hold(url: &str, settings: &[(&str, &str)]) -> Held {
     launcher.env("STUNNEL_LOG_LEVEL", "debug").settings(settings).start_held()
 }
 
-/// The number of the connection, for each request with this text.
+/// For each request with this text: the number of the connection on which the server received the
+/// request.
 fn connections_of(heard: &Heard, request: &str) -> Vec<String> {
     let all = heard.all();
     let lines = all.iter().filter_map(|line| line.split_once(' '));
@@ -41,7 +42,7 @@ fn changed_by_reset(
 #[test]
 fn a_server_whose_reset_differs_is_not_pooled() {
     let noauth = "-NOAUTH Authentication required.\r\n";
-    // The replies to PING before RESET, to RESET, and to PING after RESET.
+    // Each server has three replies: to a PING before RESET, to RESET, and to a PING after RESET.
     for (before, reset, after) in [
         // Kvrocks.
         (noauth, "+RESET\r\n", "+PONG\r\n"),
@@ -92,16 +93,16 @@ fn a_server_that_does_not_answer_the_trial_harms_no_app() {
 
 #[test]
 fn an_app_gets_a_new_connection_if_reset_fails() {
-    // The reply to each RESET after the first trial, and the number of RESETs that three apps
-    // cause.
+    // Each case has the server's reply to each RESET after the first trial, and the number of
+    // RESETs that three apps cause.
     for (wrong, resets) in [
-        // There is no complete reply in time. The launcher also resets the next connection.
+        // The server sends no complete reply in time. The launcher also resets the next connection.
         (Some(""), 3),
         (Some("+RESE"), 3),
-        // Redis may have restarted, so there is a new trial, which fails.
+        // The launcher assumes that Redis may have restarted, and makes a new trial, which fails.
         (Some("+RESET\r\n+OK\r\n"), 3),
         (None, 3),
-        // The RESET of this server differs from Redis's, so the pool reuses no connection.
+        // This server does not answer RESET like Redis, so the pool reuses no connection.
         (Some("+OK\r\n"), 2),
         (Some("-ERR no\r\n"), 2),
     ] {

@@ -20,7 +20,8 @@ use tempfile::TempDir;
 /// The environment variable with the targets to test, separated by spaces. `dist/` must contain an
 /// archive for each target.
 const TARGETS: &str = "PORTABLE_TARGETS";
-/// The targets that `bin/test` packages. They cover both architectures and both C libraries.
+/// The targets that `bin/test` packages. The two targets cover both architectures and both C
+/// libraries.
 const DEFAULT_TARGETS: &str = "x86_64-gnu aarch64-musl";
 
 /// A binary that was unpacked from an archive in `dist/`.

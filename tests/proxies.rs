@@ -49,8 +49,9 @@ impl Proxy {
         self.folder.path().join(name)
     }
 
-    /// HAProxy with Debian's configuration and `snippet`. 300 ms replace Debian's timeouts of 50
-    /// seconds, so that a snippet without its own timeouts fails in [`pinned_through`].
+    /// HAProxy with Debian's configuration and `snippet`. The test shortens Debian's timeouts from
+    /// 50 seconds to 300 ms, so that a snippet without its own timeouts fails in
+    /// [`pinned_through`].
     fn haproxy(&self, snippet: &str) -> Command {
         let replaced = [
             ("chroot ", ""),
@@ -127,7 +128,8 @@ fn pinned_through(port: u16) {
     assert!(!log.contains("not-authenticated"), "{log}");
 }
 
-/// Tests this snippet of the manual. The port `backend` replaces the server `manual`.
+/// Tests HAProxy with the manual's snippet `name`. The test replaces the server `manual` in the
+/// snippet by the local port `backend`.
 fn haproxy_works(name: &str, manual: &str, backend: u16) {
     let proxy = Proxy::new();
     let port = two_free_ports();

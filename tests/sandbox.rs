@@ -35,7 +35,7 @@ fn has_landlock() -> bool {
 
 // --- What an attacker tries -------------------------------------------------------------------
 
-/// If this environment variable is set, the test's process plays the attacker. The variable
+/// If this environment variable is set, the test's process acts as the attacker. The variable
 /// contains the path of the app's directory.
 const APP: &str = "START_STUNNEL_TEST_APP";
 
@@ -70,7 +70,8 @@ fn the_sandbox_stops_an_attacker_inside_the_launcher() {
     assert!(output.contains("1 passed"), "{output}{}", String::from_utf8_lossy(&attacker.stderr));
 }
 
-/// Applies the rules to this thread. A thread that started earlier must be able to apply them, too.
+/// Applies the rules to this thread. A thread that started earlier must be able to apply the rules,
+/// too.
 fn apply(rights: &Rights) {
     let (applied, wait) = mpsc::channel::<()>();
     let older = thread::spawn(move || {
@@ -149,8 +150,8 @@ fn listened() -> io::Result<()> {
 
 // --- The real launcher ------------------------------------------------------------------------
 
-/// For each thread of a process, whether the thread has set `NoNewPrivs`. A thread sets
-/// `NoNewPrivs` when it applies the rules.
+/// For each thread of a process: true if the thread has set `NoNewPrivs`. A thread sets
+/// `NoNewPrivs` when the thread applies the rules.
 fn no_new_privs(pid: i32) -> Vec<bool> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let statuses =
@@ -244,7 +245,7 @@ fn the_same_user_cannot_read_the_launchers_environment() {
 // --- Files that lookups read ------------------------------------------------------------------
 
 #[test]
-fn a_replaced_hosts_file_is_followed() {
+fn a_replaced_hosts_file_is_read_despite_the_sandbox() {
     let server = Server::start(Front::Redis);
     let url = server.url().replace("127.0.0.1", "redis.test");
     for behind_link in [false, true] {
@@ -276,7 +277,7 @@ fn wait_for_sandbox_if_any(running: &Running) {
 }
 
 #[test]
-fn ca_certificates_outside_etc_are_readable() {
+fn ca_certificates_outside_etc_work_despite_the_sandbox() {
     let folder = tempfile::tempdir().unwrap();
     let [linked, store] = ["linked", "store"].map(|name| folder.path().join(name));
     fs::create_dir(&linked).unwrap();
@@ -301,8 +302,8 @@ fn ca_certificates_outside_etc_are_readable() {
 
 // --- Kernels that refuse ----------------------------------------------------------------------
 
-/// Makes Landlock's system calls from `first` on fail with `errno` in the process `command`, like a
-/// container's seccomp profile.
+/// Makes Landlock's system calls fail with `errno` in the process `command`, from the call with the
+/// number `first` on. A container's seccomp profile can have the same effect.
 fn forbid(command: &mut Command, first: libc::c_long, errno: i32) {
     const LAST: u32 = libc::SYS_landlock_restrict_self as u32;
     let jump =
@@ -328,7 +329,8 @@ fn forbid(command: &mut Command, first: libc::c_long, errno: i32) {
     }
 }
 
-/// A launcher for which Landlock's system calls fail from `first` on.
+/// A launcher in which Landlock's system calls fail with `errno`, from the call with the number
+/// `first` on.
 fn refused(server: &Server, first: libc::c_long, errno: i32) -> Launcher {
     let mut launcher = Launcher::holding(&server.url()).env("STUNNEL_LOG_LEVEL", "debug");
     forbid(&mut launcher.command, first, errno);

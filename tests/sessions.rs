@@ -71,7 +71,7 @@ fn after_two_failed_resumptions_handshakes_are_full() {
     let lost = [(true, 1), (false, 2), (true, 3), (false, 4), (true, 5), (true, 6)];
     // The launcher opens an extra connection to find out whether a silent server speaks plaintext.
     let probed = [(true, 1), (false, 3), (true, 4), (false, 5), (true, 6), (true, 7)];
-    // Only after an alert, the launcher makes a second handshake for the same app.
+    // If the server sends an alert, the launcher makes a second handshake for the same app.
     let retried = [(true, 1), (true, 3), (true, 5), (true, 6), (true, 7), (true, 8)];
     for (reaction, expected) in
         [(hang, probed), (close, lost), (send_reset, lost), (refuse, retried)]
@@ -100,7 +100,7 @@ fn handshakes(page: StatusPage) -> [f64; 2] {
 }
 
 #[test]
-fn twenty_first_connections_make_only_one_full_handshake() {
+fn twenty_apps_at_once_cause_only_one_full_handshake() {
     let server = Server::start(Front::Redis);
     let held = hold_to(&server.url(), ("STUNNEL_STATUS_ADDRESS", "0"));
     let page = StatusPage::of(held.running.pid(), &[held.port]);
@@ -110,7 +110,7 @@ fn twenty_first_connections_make_only_one_full_handshake() {
 
 #[test]
 fn apps_do_not_wait_for_a_distant_servers_first_handshake() {
-    // The TCP connect takes more than 80 ms, so apps do not wait for the first handshake.
+    // If the TCP connect takes more than 80 ms, apps do not wait for the tunnel's first handshake.
     let Some(link) = SlowLink::make(&["--delay-ms", "300"]) else { return };
     let options = Options { link: Some(&link), ..Options::default() };
     let server = Server::start_with(Front::Redis, options);

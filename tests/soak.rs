@@ -27,7 +27,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// The number of apps whose connections have faults.
 const APPS: usize = 24;
-/// The number of apps that use a second tunnel, without faults. They must not notice any fault.
+/// The number of apps that use a second tunnel, without faults. These apps must not notice any
+/// fault.
 const WITNESSES: usize = 6;
 /// Memory that the launcher may keep for later connections.
 const KEPT_KIB: u64 = 24 * 1024;
@@ -37,8 +38,9 @@ const DURABLE: &[&str] =
 /// A script for COMMAND: prints both URLs, then ignores signals until its standard input ends.
 const DEAF: &str =
     "trap '' HUP TERM USR1 USR2; echo $REDIS_URL; echo $OTHER_URL; while read -r _; do :; done";
-/// Requests that an app may have sent before it disconnects. They change the connection's state,
-/// and the next app must not notice that. The key `never` is set only in transactions without EXEC.
+/// Requests that an app may have sent before it disconnects. The requests change the connection's
+/// state, but the next app must not notice the change. The key `never` is set only in transactions
+/// without EXEC.
 const UNFINISHED: &[&str] = &[
     "",
     "PING",
@@ -52,7 +54,7 @@ const UNFINISHED: &[&str] = &[
     "CLIENT REPLY OFF",
     "CLIENT REPLY SKIP",
 ];
-/// The longest time until a connection to Redis meets a fault, while the network makes faults.
+/// While the network makes faults, each connection to Redis meets a fault within this time.
 const FAULT_WITHIN: Duration = Duration::from_secs(4);
 const ENDED_BY_FAULTS: &str = "connections to Redis that a fault ended";
 
@@ -100,8 +102,8 @@ impl Network {
         *self.counts.lock().unwrap().entry(name).or_default() += count;
     }
 
-    /// Relays a connection of the launcher to Redis, which may be down, until a side ends or a
-    /// fault happens.
+    /// Relays a connection of the launcher to Redis until one side closes or a fault happens. Redis
+    /// may be down.
     async fn relay(&self, mut near: TcpStream, mut dice: Rng) {
         near.set_nodelay(true).unwrap();
         let Ok(mut far) = TcpStream::connect(("127.0.0.1", self.redis)).await else {
@@ -128,7 +130,8 @@ impl Network {
         self.count(ENDED_BY_FAULTS, 1);
     }
 
-    /// Waits until this connection must meet a fault, or forever if there are no faults.
+    /// Waits until the time of this connection's fault. Waits forever if the network makes no
+    /// faults.
     async fn fault(&self, dice: &mut Rng) {
         tokio::time::sleep(FAULT_WITHIN.mul_f64(dice.f64())).await;
         if !self.faulty.load(Ordering::SeqCst) {
@@ -142,9 +145,10 @@ struct App {
     dice: Rng,
     port: u16,
     network: Arc<Network>,
-    /// Connections that broke.
+    /// The number of connections that broke.
     broken: usize,
-    /// Writes that the app has sent, and those of them that Redis has acknowledged.
+    /// The number of writes that the app has sent, followed by the number of writes that Redis has
+    /// acknowledged.
     sent: usize,
     acknowledged: usize,
 }
@@ -317,7 +321,7 @@ impl Stage {
         }
         let network = Network::start(redis.tls_port(), dice.fork());
         let launcher = Launcher::script(DEAF)
-            // There are more apps, so apps queue.
+            // The number of apps is larger than this limit, so some apps must wait.
             .env("REDIS_URL_STUNNEL_MAX_CONNECTIONS", "16")
             // On a busy machine, apps wait for longer than the default connect timeout.
             .env("STUNNEL_CONNECT_TIMEOUT", "20s")
@@ -337,9 +341,9 @@ impl Stage {
         Stage { redis, clean, network, held, apps }
     }
 
-    /// Runs all apps for this time, with faults if `dice` are given. Returns the number of broken
-    /// connections since the start of the test: of the apps whose connections have faults, and of
-    /// the witnesses.
+    /// Runs all apps for this time, with faults if `faults` is given. Returns the numbers of
+    /// connections that have broken since the start of the test, first for the apps whose
+    /// connections have faults, then for the witnesses.
     fn run(&mut self, time: Duration, faults: Option<&mut Rng>) -> (usize, usize) {
         let end = Instant::now() + time;
         let mut apps = std::mem::take(&mut self.apps);
@@ -428,7 +432,8 @@ fn random_loads_and_faults_lose_no_reply() {
     let mut dice = Rng::with_seed(seed);
     let mut stage = Stage::set_up(&pool, &mut dice);
 
-    // Before we measure, let the launcher allocate the memory that it keeps.
+    // Run the apps before the first measurement, so that the launcher has allocated the memory that
+    // it keeps.
     let warm = Duration::from_secs(seconds / 10 + 2);
     assert_eq!(stage.run(warm, None), (0, 0), "connections broken without faults");
     let (memory_before, open_before) = stage.at_rest();

@@ -75,7 +75,7 @@ fn status_without_a_launcher_exits_with_3() {
 }
 
 #[test]
-fn status_with_a_command_or_another_task_exits_with_2() {
+fn status_option_with_a_command_or_other_task_exits_with_2() {
     for words in [["--status", "true"], ["--status", "--check"], ["--status", "--print-env"]] {
         assert_eq!(Launcher::new(words).run().code(), 2, "{words:?}");
     }

@@ -8,8 +8,8 @@ use std::process::Command;
 
 use support::launcher::{BINARY, Outcome};
 
-/// Runs `bin/suites`. The shell script `pytest` replaces redis-py's suite. The script writes its
-/// report with `test_case NAME RESULT`, and `$STUNNEL_POOL` is empty if the suite runs directly.
+/// Runs `bin/suites`. The shell script `pytest` replaces redis-py's suite, and writes its report
+/// with `test_case NAME RESULT`. If the suite runs without the launcher, `$STUNNEL_POOL` is empty.
 fn suites(ways: &str, pytest: &str) -> Outcome {
     let folder = tempfile::tempdir().unwrap();
     let path = |name| folder.path().join(name);
@@ -32,7 +32,7 @@ fn suites(ways: &str, pytest: &str) -> Outcome {
 
 #[test]
 fn bin_suites_fails_if_a_suite_stops_early() {
-    // pytest does this when it cannot import a test module.
+    // If pytest cannot import a test module, pytest prints this error, and exits with code 2.
     let pytest = "echo 'ERROR tests/a.py: No module named mock'; code=2\n\
         for n in 1 2 3 4; do test_case \"$n\" '<error/>'; done";
     let ended = suites("direct off", pytest);

@@ -74,8 +74,8 @@ fn a_signal_before_the_commands_start_is_forwarded_later() {
     for _ in 0..20 {
         let running = record_signals().start();
         running.signal(libc::SIGTERM);
-        // Depending on the moment, SIGTERM kills the launcher before the launcher blocks signals,
-        // or reaches COMMAND, which dies or prints 15.
+        // If SIGTERM arrives before the launcher blocks signals, the launcher dies. Otherwise
+        // COMMAND gets SIGTERM, and dies or prints 15.
         let ended = running.finish();
         let killed = ended.status.signal() == Some(libc::SIGTERM);
         assert!(killed || ended.stdout.contains("15\n"), "{ended:?}");
@@ -183,7 +183,7 @@ fn sigterm_to_a_stopped_launcher_takes_effect_after_sigcont() {
 }
 
 #[test]
-fn a_stop_signal_that_the_command_handles_stops_nothing() {
+fn a_stop_signal_that_the_command_handles_does_not_stop_it() {
     let mut running = job(&["perl", "-e", RECORDER]);
     for signal in STOPS {
         running.signal(signal as i32);

@@ -95,7 +95,8 @@ fn as_pid_1_ctrl_c_ends_the_command_and_ctrl_z_does_nothing() {
     terminal.type_keys(CTRL_Z);
     talk_to_cat(&mut terminal, "still here");
     terminal.type_keys(CTRL_C);
-    // pid 1 exited, because unshare(1) would die by the signal that kills its child.
+    // The launcher has exited. If a signal had killed the launcher, unshare(1) would die by the
+    // same signal.
     assert_eq!(terminal.process.wait().code(), Some(130));
 }
 
@@ -151,7 +152,7 @@ fn ctrl_z_stops_a_whole_pipeline() {
 }
 
 #[test]
-fn in_the_foreground_command_and_launcher_share_a_group() {
+fn command_and_launcher_share_the_foreground_process_group() {
     let mut terminal = Terminal::shell(&[]);
     let script = "set -- $(cat /proc/$PPID/stat) $(cat /proc/$$/stat); echo same=$(($5 == ${57}))";
     terminal.type_line(&format!("{BINARY} bash -c '{script}' | cat"));
@@ -344,7 +345,7 @@ fn hang_up_a_shells_job(ampersand: &str) -> String {
     let (command, launcher) = notes.pids();
     terminal.hang_up();
     notes.wait_for("HUP");
-    // The kernel sends its signals before the shell's end.
+    // The kernel has sent all its signals when the shell has ended.
     terminal.process.wait();
     send_signal(launcher, nix::libc::SIGTERM);
     notes.wait_for("TERM");

@@ -25,14 +25,14 @@ fn new_user() -> Option<u32> {
     support::is_root().then_some(user)
 }
 
-/// Limits the number of threads of `user`. The limit applies to the process `pid` of this user.
+/// Allows the process `pid` to start threads only while `user` has fewer than `most` threads.
 fn limit_threads(user: u32, pid: i32, most: &str) {
     let words = [format!("--pid={pid}"), format!("--nproc={most}:")];
     let set = Command::new("prlimit").args(words).uid(user).gid(65_534).status();
     assert!(set.expect("prlimit of util-linux").success());
 }
 
-/// Runs the launcher by another program, as in `PROGRAM WORDS... LAUNCHER`.
+/// Makes `program` start the launcher, as in `PROGRAM WORDS... LAUNCHER`.
 fn behind<const N: usize>(program: &str, words: [&str; N], launcher: &Launcher) -> Launcher {
     let mut both = Launcher::of(program, words);
     both.command.arg(launcher.command.get_program()).args(launcher.command.get_args());

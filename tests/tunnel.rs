@@ -174,7 +174,8 @@ fn a_drain_that_takes_too_long_ends_with_a_reset_and_a_warning() {
                   head -c 1048576 /dev/zero >&3; exit 4";
     let ended = Launcher::new(["bash", "-c", script])
         .redis(&peer.url())
-        // Long enough for the handshake, which may begin only after COMMAND's end.
+        // The drain must last longer than the handshake, because the handshake may begin only after
+        // COMMAND's end.
         .env("STUNNEL_DRAIN_TIMEOUT", "3s")
         .run();
     assert_eq!(ended.code(), 4);
@@ -225,13 +226,13 @@ fn a_flood_of_tiny_tls_records_does_not_block_others() {
         answered += 1;
     }
     reading.join().unwrap();
-    // If the client had to wait for the flood's end, it would get one reply. Otherwise it gets
-    // hundreds.
+    // If the flood blocked the client, the client would get only one reply. Otherwise the client
+    // gets hundreds of replies.
     assert!(answered >= 5, "{answered} replies while {TINY_RECORDS} records came");
 }
 
 #[test]
-fn a_refused_app_gets_an_error_for_each_request() {
+fn each_request_gets_an_error_if_the_server_is_refused() {
     let acceptor = acceptor(SslVersion::TLS1_3);
     let peer = Peer::tcp(move |stream| drop(acceptor.accept(stream)));
     let held = Launcher::holding(&peer.url()).env("STUNNEL_VERIFY", "full").start_held();
@@ -243,7 +244,7 @@ fn a_refused_app_gets_an_error_for_each_request() {
         assert!(line.starts_with("-ERR start-stunnel: 127.0.0.1:"), "{line}");
     }
     assert_eq!(client.reply().unwrap_err().kind(), ErrorKind::UnexpectedEof);
-    assert_eq!(peer.accepted(), 1, "the reason needs no second connection");
+    assert_eq!(peer.accepted(), 1, "the launcher needs no second connection to find the reason");
 }
 
 #[test]

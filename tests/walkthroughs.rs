@@ -46,7 +46,7 @@ fn demo_prints_help_and_exits() {
     }
 }
 
-/// A new folder that contains only the launcher, for PATH.
+/// A new folder that contains only the launcher, so that the folder can be on PATH.
 fn installed() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     symlink(BINARY, folder.path().join("start-stunnel")).unwrap();

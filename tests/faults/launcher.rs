@@ -31,9 +31,9 @@ fn launcher_has_no_free_descriptor() {
     }
     eventually("the descriptors are used up", || (descriptors(scene.pid()) >= 63).then_some(()));
     let before = cpu_ticks(scene.pid());
-    thread::sleep(Duration::from_secs(1)); // The time over which spinning would show.
+    thread::sleep(Duration::from_secs(1)); // A busy loop would use CPU time meanwhile.
     let used = cpu_ticks(scene.pid()) - before;
-    assert!(used < 50, "{used} of 100 ticks were spent on waiting");
+    assert!(used < 50, "the launcher used {used} of 100 CPU ticks while it waited");
     scene.others_go_on();
     // Each closed connection frees descriptors for a waiting client.
     for mut client in clients {
@@ -58,7 +58,8 @@ fn clock_jumps_by_a_day_or_ten_years() {
         .env("FAKETIME_NO_CACHE", "1")
         // The sandbox would forbid libfaketime, a library in the launcher, to read this file.
         .env("STUNNEL_SANDBOX", "off")
-        // As in reality, a jump of the clock does not change the monotonic clock.
+        // Real jumps of the system clock do not change the monotonic clock, so libfaketime must not
+        // change the monotonic clock either.
         .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
     let mut scene = Scene::with(launcher, &server.url());
     let mut client = scene.held.client();
@@ -92,7 +93,7 @@ fn launcher_is_stopped_for_longer_than_the_connect_timeout() {
     let mut late = scene.held.open();
     late.send(&["AUTH", PASSWORD]);
     assert_eq!(server.direct().ask(&["PUBLISH", "news", "published meanwhile"]), Reply::line(":1"));
-    thread::sleep(Duration::from_secs(11)); // The fault itself; the default timeout is 10 s.
+    thread::sleep(Duration::from_secs(11)); // The default connect timeout is 10 s.
     scene.held.running.signal(libc::SIGCONT);
     assert_eq!(client.reply().unwrap(), Reply::bulk("asked meanwhile"));
     assert_eq!(late.reply().unwrap(), Reply::line("+OK"));
@@ -102,7 +103,8 @@ fn launcher_is_stopped_for_longer_than_the_connect_timeout() {
     scene.aftermath();
 }
 
-/// Checks that 300 connections work while the launcher's log goes to this redirection.
+/// Checks that 300 connections work if a shell starts the launcher with this redirection of the
+/// log.
 fn works_with_its_log(redirection: &str) {
     let server = Server::start(Front::Redis);
     let launcher = by_shell(&format!("exec \"$0\" \"$@\" {redirection}"));

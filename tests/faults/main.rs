@@ -1,6 +1,6 @@
-//! The faults in the table of docs/faults.md. Each test causes a fault. Then it checks that other
-//! connections still work, and that descriptors, memory and CPU have returned to their earlier
-//! values.
+//! The faults in the table of docs/faults.md. Each test causes a fault. Then the test checks that
+//! other connections still work, and that descriptors, memory and CPU have returned to their
+//! earlier values.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -46,8 +46,8 @@ use fault;
 #[test]
 fn every_fault_of_the_manual_has_a_test() {
     let page = include_str!("../../docs/faults.md");
-    let (_, table) = page.split_once("<!-- faults -->\n").expect("the table's begin");
-    let (table, _) = table.split_once("<!-- end of faults -->").expect("the table's end");
+    let (_, table) = page.split_once("<!-- faults -->\n").expect("the beginning of the table");
+    let (table, _) = table.split_once("<!-- end of faults -->").expect("the end of the table");
     let mut listed: Vec<&str> = table
         .lines()
         .filter_map(|line| line.strip_prefix("| ")?.split(" | ").next())
@@ -82,7 +82,7 @@ impl Scene {
         Scene::with(Launcher::script(HOLD_TWO), url)
     }
 
-    /// The launcher's script must be [`HOLD_TWO`].
+    /// Like `new`, for any launcher whose COMMAND runs the script [`HOLD_TWO`].
     fn with(launcher: Launcher, url: &str) -> Scene {
         let healthy = Server::start(Front::Redis);
         let launcher = launcher.env("STUNNEL_LOGLEVEL", "info");
@@ -101,7 +101,7 @@ impl Scene {
         self.held.running.pid()
     }
 
-    /// A connection to the tunnel at fault.
+    /// Connects an app to the tunnel with the faulty server.
     fn open(&self) -> TcpStream {
         self.held.tcp()
     }
@@ -109,7 +109,8 @@ impl Scene {
     /// Connects an app, which sends `request` and reads to the end of the stream.
     fn exchange(&self, request: &[u8]) -> Seen {
         let mut app = self.open();
-        // If the connection ends before the request is sent, there is nothing to read.
+        // If the launcher closes the connection before the app has sent its request, the app has
+        // nothing to read.
         let unsent = app.write_all(request).err().map(|error| error.kind());
         let (said, error) = rest(&mut app);
         (said, unsent.or(error))
@@ -127,7 +128,7 @@ impl Scene {
         apps.iter_mut().map(rest).collect()
     }
 
-    /// An app that has read the bytes that [`half_a_reply`] sends.
+    /// Connects an app, which reads the bytes that the server sends in [`half_a_reply`].
     fn app_with_half_a_reply(&self) -> TcpStream {
         let mut app = self.open();
         app.write_all(b"ask!").unwrap();
@@ -162,7 +163,7 @@ impl Scene {
         assert!(kib < self.kib + KEPT_KIB, "{} KiB have become {kib}", self.kib);
         eventually("the launcher is at rest", || {
             let before = cpu_ticks(pid);
-            thread::sleep(Duration::from_millis(200)); // The time over which spinning would show.
+            thread::sleep(Duration::from_millis(200)); // A busy loop would use CPU time meanwhile.
             (cpu_ticks(pid) - before <= 2).then_some(())
         });
         drop(self.witness);

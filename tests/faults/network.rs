@@ -20,7 +20,8 @@ use crate::support::servers::{Front, Options, Server, info};
 use crate::support::slow_link::SlowLink;
 use crate::{Scene, fault};
 
-/// A launcher that sees `content` as /etc/hosts, and the file. `None` if the test is skipped.
+/// Writes `content` to a file. Returns the file, and a launcher that sees the file as /etc/hosts.
+/// Returns `None` if the test must be skipped.
 fn with_names(content: &str) -> Option<(NamedTempFile, Launcher)> {
     let hosts = NamedTempFile::new().unwrap();
     let launcher = with_hosts(hosts.path(), content)?;
@@ -132,7 +133,8 @@ fn redis_host_disappears() {
         ours.all(|(_, columns)| columns[4].starts_with("00000000:")).then_some(())
     });
     link.order("cut");
-    // With the launcher's settings, keepalive takes two minutes. Shorten it for this test.
+    // With the launcher's settings, the kernel needs two minutes to notice that the other host is
+    // gone. Shorten this time for the test.
     let seconds = Duration::from_secs;
     let soon = TcpKeepalive::new().with_time(seconds(1)).with_interval(seconds(1));
     let connections = connections_of(scene.pid(), server.tls_port());

@@ -72,7 +72,8 @@ fn plaintext_server_is_recognised_by_one_probe() {
     assert_eq!(peer.accepted(), TIMES + 1);
 }
 
-/// Makes a server refuse further clients. The server has `held` clients and the returned client.
+/// Makes a server refuse further clients. The server then has `held` clients of the launcher, and
+/// the returned client.
 fn no_more_clients(server: &Server, held: usize) -> Client {
     let mut direct = server.direct();
     // Wait, because connections from the server's start may still be open.
@@ -106,8 +107,8 @@ fn redis_behind_stunnel_accepts_no_more_clients() {
     let scene = Scene::new(&server.url());
     let held: Vec<_> = (0..3).map(|_| scene.held.client()).collect();
     let direct = no_more_clients(&server, held.len());
-    // Redis resets the connection, because Redis has not read the request. So stunnel may lose
-    // Redis's error.
+    // Redis sends an error, and resets the connection because Redis has not read the request. After
+    // the reset, stunnel may lose the error.
     let seen = scene.one_by_one();
     let lost = seen.iter().filter(|(said, _)| said.is_empty()).count();
     let told = b"-ERR max number of clients reached\r\n";
@@ -132,7 +133,8 @@ fn redis_is_down_behind_stunnel() {
     closed(&scene.one_by_one());
     let log = scene.aftermath();
     let hints = logged(&log, "connection-unanswered", "hint");
-    // The hint counts no other connections, because the closed connection itself does not count.
+    // The hint mentions no other connections, because the launcher has no connection besides the
+    // closed connection.
     assert!(hints.iter().any(|hint| hint.starts_with("Redis may be down")), "{log}");
 }
 

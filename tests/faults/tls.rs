@@ -47,7 +47,8 @@ fn every_app_learns_the_reason_that_one_probe_found() {
     demanding.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
     let demanding = demanding.build();
     let peer = Peer::numbered(move |number, stream| match number {
-        // The launcher's extra connection gets the alert that names the reason.
+        // The launcher opens a second connection to learn the reason. On this connection, the
+        // server sends the alert that names the reason.
         1 => {
             let Err(HandshakeError::Failure(mut failed)) = demanding.accept(stream) else {
                 panic!("the launcher has sent a client certificate");
@@ -110,7 +111,7 @@ fn redis_sends_byte_by_byte() {
     fault!("Redis sends its replies byte by byte");
     let server = Server::start(Front::Redis);
     let tls_port = server.tls_port();
-    // A relay between the launcher and Redis also splits TLS records.
+    // The relay is between the launcher and Redis, so the relay also splits TLS records.
     let peer = Peer::tcp(move |near| one_byte_at_a_time(near, tls_port));
     let scene = Scene::new(&peer.url());
     let mut client = scene.held.client();

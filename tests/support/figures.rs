@@ -95,9 +95,10 @@ impl Scene {
     pub fn status(&self, variable: &str) -> (String, i32) {
         let ended = Launcher::new(["--status"]).run();
         let of_us = ended.stdout.split("\n\n").map(one_line).find(|said| self.is_ours(said));
-        let of_us = of_us.unwrap_or_else(|| panic!("--status does not show us: {}", ended.stdout));
+        let of_us = of_us
+            .unwrap_or_else(|| panic!("--status does not show this launcher: {}", ended.stdout));
         let begin = of_us.find(&format!("{variable} → ")).expect("a block");
-        let end = of_us[begin..].find(" Moved ").expect("its last row");
+        let end = of_us[begin..].find(" Moved ").expect("the last row of the tunnel");
         (of_us[begin..begin + end].to_owned(), ended.code())
     }
 

@@ -152,8 +152,8 @@ pub fn reset(stream: &TcpStream) {
     socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
-/// Raises this process's limit on descriptors. If the hard limit is below `needed`, prints that the
-/// test is skipped and returns `false`.
+/// Raises this process's limit on open descriptors. If the hard limit is below `needed`, prints
+/// that the test is skipped, and returns `false`.
 pub fn may_open(needed: u64) -> bool {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();

@@ -38,7 +38,8 @@ pub fn converse<S: Read + Write>(stream: S, mut answer: impl FnMut(&[String]) ->
     }
 }
 
-/// The requests that a server has received. Each begins with its connection's number: `0 PING`.
+/// The requests that a server has received. Each request begins with the number of its connection,
+/// as in `0 PING`.
 #[derive(Debug, Clone, Default)]
 pub struct Heard(Arc<Mutex<Vec<String>>>);
 

@@ -44,7 +44,7 @@ impl StatusPage {
             .expect("an answer")
     }
 
-    /// Sends a request. Returns `None` without an HTTP answer.
+    /// Sends a request. Returns `None` if the server sends no HTTP answer.
     pub fn ask(&self, request: &str) -> Option<Answer> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).unwrap();

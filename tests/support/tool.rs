@@ -23,7 +23,8 @@ impl Tool {
     /// Starts `bin/NAME` in a process group of its own, as a shell does.
     pub fn start(name: &str, words: &[&str], settings: &[(&str, &str)]) -> Tool {
         let folder = tempfile::tempdir().unwrap();
-        // Tests that run as a background job ignore SIGINT. The tool must not inherit that.
+        // If the tests run as a background job, the tests ignore SIGINT. The tool must not inherit
+        // this setting.
         let mut command = Command::new("env");
         command.arg("--default-signal");
         command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("bin").join(name));
