@@ -215,8 +215,8 @@ fn an_app_that_resets_during_the_handshake_frees_its_slot() {
     }
 }
 
-/// A script for COMMAND. The script reads a port and a size from its standard input. Then it sends
-/// so many bytes of its input to the port, and exits when its input ends.
+/// A script for COMMAND. The script reads a port and a size from its standard input, and sends that
+/// many bytes of its input to the port. The script exits when its input ends.
 const WRITE_AND_EXIT: &str = "printf '%s\\n' \"$REDIS_URL\"; read -r port size;
     exec 3<>/dev/tcp/127.0.0.1/$port; head -c $size >&3; echo sent; cat >/dev/null";
 

@@ -1,5 +1,5 @@
-//! Checks the house rules that clippy does not check. A module uses only modules that are listed
-//! before it in `src/lib.rs`. Lines, files and test names have a maximum length.
+//! Checks the house rules that clippy does not check. A module may use only modules that
+//! `src/lib.rs` lists before this module. Lines, files and test names have a maximum length.
 
 mod support;
 
@@ -61,7 +61,7 @@ fn modules_use_only_modules_listed_before_them() {
 const TOP: [&str; 2] = ["lib", "main"];
 
 #[test]
-fn only_launch_rs_names_the_pool() {
+fn only_launch_rs_mentions_the_pool() {
     let mut named = files("src", "rs");
     named.retain(|file| names_behind("crate::", &text(file)).contains("pool"));
     named.retain(|file| !["pool", "configuration"].contains(&module(file)));
@@ -100,7 +100,8 @@ fn uses_inside(folder: &str) -> BTreeMap<String, BTreeSet<String>> {
 /// The modules that use each other in a circle, and all modules that use these modules.
 fn circle(uses: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<String> {
     let mut left: BTreeSet<String> = uses.keys().cloned().collect();
-    // Remove modules that use no remaining module, until every remaining module uses another.
+    // Remove each module that uses no remaining module, until every remaining module uses another
+    // remaining module.
     while let Some(last) = left.iter().find(|module| uses[*module].is_disjoint(&left)).cloned() {
         left.remove(&last);
     }

@@ -81,7 +81,7 @@ fn quick_benchmark_prints_figures_of_every_proxy() {
 }
 
 #[test]
-fn loads_of_new_connections_measure_every_proxy() {
+fn benchmark_of_new_connections_measures_every_proxy() {
     let only = ["--rounds", "1", "--peers", "nginx", "--only", "app that", "storm"];
     let Some(bench) = start(&only, &[]) else { return };
     let (code, table, stderr) = bench.finish();
@@ -132,7 +132,7 @@ fn benchmark_fails_if_the_launcher_does_not_start() {
 }
 
 #[test]
-fn published_tables_and_picture_are_from_one_run() {
+fn published_benchmark_tables_and_picture_are_from_one_run() {
     let script = "import json, sys; sys.path.insert(0, sys.argv[1]); import report; \
         run = json.loads(report.DATA.read_text()); results = report.Results(run['values']); \
         files = report.files(results, run['rounds'], run['versions']); \

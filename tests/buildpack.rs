@@ -183,7 +183,8 @@ fn classic_build_makes_a_slug_that_works_on_a_dyno() {
     assert_eq!(site.classic("release", &["app"]).ok(), "--- {}\n");
     assert!(files(&site.at("cache")).is_empty(), "the build does not use the cache");
 
-    // A dyno has the built app in another folder than the build, and has no buildpack.
+    // On a dyno, the app is in another folder than during the build, and the buildpack does not
+    // exist.
     fs::rename(site.at("app"), site.at("slug")).unwrap();
     fs::remove_dir_all(site.at("buildpack")).unwrap();
     let mut dyno = site.command(Path::new("bash"));
@@ -207,8 +208,8 @@ type Build = (fn(&Site) -> Outcome, &'static str);
 const BUILDS: [Build; 2] =
     [(Site::compile, "Installed"), (|site| site.cloud_native("build"), "start-stunnel ")];
 
-/// Asserts that the build succeeded, and that its warnings contain these words. Without words, the
-/// build must print no warning.
+/// Asserts that the build succeeded, and that its warnings contain `words`. If `words` is empty,
+/// the build must print no warning.
 #[track_caller]
 fn warned(said: Outcome, done: &str, words: &[&str]) {
     assert_eq!(said.code(), 0, "{said:?}");
@@ -225,7 +226,7 @@ fn build_warns_if_it_replaces_a_file_that_is_not_the_shim() {
     let older_shim = "#!/bin/sh\n\
                       # Stands in for it. Made by: start-stunnel --print-shim > bin/start-stunnel\n\
                       exec start-stunnel \"$@\"\n";
-    // The retired buildpack heroku/redis installs a script like this script.
+    // The retired buildpack heroku/redis installs a script of this kind.
     let other = "#!/usr/bin/env bash\nn=1\nbin/stunnel-conf.sh\n";
     let warning = ["replaces another bin/start-stunnel", "heroku buildpacks:remove heroku/redis"];
     for (build, done) in BUILDS {

@@ -105,7 +105,7 @@ fn when_the_launcher_is_killed_the_command_gets_sigterm() {
 }
 
 #[test]
-fn timeout_as_the_command_kills_its_children() {
+fn when_the_command_is_timeout_1_its_child_is_killed() {
     let script = "trap '' TERM; sleep 1000 & echo $!; sleep 1000";
     let words = ["timeout", "-s", "KILL", "1000", "sh", "-c", script];
     let mut running = Launcher::new(words).start();
@@ -130,7 +130,7 @@ fn processes_left_in_the_commands_group_get_sigterm() {
 
 #[test]
 fn a_pipe_ends_with_the_command_despite_leftover_processes() {
-    // COMMAND leaves a process behind that ignores SIGTERM, and has closed its streams.
+    // COMMAND leaves a process behind, which ignores SIGTERM and has closed its standard streams.
     let script = "trap '' TERM; sleep 1000 >&- 2>&- <&- & echo $!; exit 0";
     let started = Instant::now();
     let ended = Launcher::script(script).run();
@@ -151,7 +151,7 @@ fn a_command_that_closes_its_output_ends_the_pipe() {
 }
 
 #[test]
-fn no_process_and_no_port_remain_after_the_end() {
+fn the_launcher_leaves_no_process_and_no_open_port() {
     let server = Server::start(Front::Redis);
     let held = Launcher::hold(&server.url());
     assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
@@ -204,10 +204,10 @@ fn a_signal_at_the_commands_end_keeps_its_exit_code() {
     }
 }
 
-/// Starts a launcher whose COMMAND runs the shell commands `end`. After COMMAND's end, the launcher
-/// drains for an hour, because a daemon in its own session keeps a connection open. The daemon
-/// prints its pid, and later "closed" or "reset" for the end of its connection. `launcher` returns
-/// a launcher for COMMAND's bash script.
+/// Starts a launcher whose COMMAND starts a daemon, and then runs the shell commands `end`. The
+/// daemon has its own session and keeps a connection open, so the launcher drains for up to an hour
+/// after COMMAND's end. The daemon prints its pid. When its connection ends, the daemon prints
+/// "closed" or "reset". `launcher` makes a launcher for COMMAND's bash script.
 fn start_with_daemon(server: &Server, end: &str, launcher: impl Fn(&str) -> Launcher) -> Running {
     let daemon = r#"
         open(my $redis, "+<&=3"); open(my $out, ">&=4"); syswrite(STDOUT, "$$\n"); close(STDOUT);

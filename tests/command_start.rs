@@ -175,7 +175,7 @@ const PRINT_STATE: &str = "grep -E '^Sig(Blk|Ign)' /proc/self/status; ulimit -a;
                              n=${fd##*/}; [ \"$n\" -le 20 ] && echo \"$n\"; done; true";
 
 #[test]
-fn the_command_inherits_the_state_that_the_launcher_found() {
+fn the_command_inherits_signal_masks_limits_and_descriptors() {
     let server = Server::start(Front::Redis);
     // perl blocks two signals, ignores three signals and opens descriptor 9. sh then lowers a
     // limit, and executes the launcher. A shell alone cannot block signals.

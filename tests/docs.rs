@@ -110,7 +110,8 @@ fn tables_of_settings_match_the_declarations() {
 /// The logging macros. Each macro has the name of its level.
 const LEVELS: [&str; 5] = ["err", "warning", "notice", "info", "debug"];
 
-/// Finds every call of a logging macro. Returns its level, and the tokens of each argument.
+/// Finds every call of a logging macro. For each call, returns the level and the tokens of each
+/// argument.
 fn calls(stream: TokenStream) -> Vec<(String, Vec<Vec<String>>)> {
     let tokens: Vec<TokenTree> = stream.into_iter().collect();
     let mut calls = Vec::new();
@@ -233,8 +234,8 @@ fn manual_has_every_metric_with_kind_and_labels() {
         assert_eq!((documented, its_kind), (format!("`{name}`").as_str(), kind.as_str()));
         let labels = labels.split(", ").map(|label| label.trim_matches('`'));
         let labels: BTreeSet<_> = labels.filter(|label| !label.is_empty()).collect();
-        // A metric without a sample shows no label, because Prometheus's format has labels only in
-        // samples.
+        // In Prometheus's format, only samples have labels. So a metric without a sample shows no
+        // label.
         let is_silent = served.is_empty() && labels == BTreeSet::from(["tunnel"]);
         assert!(
             is_silent || labels.iter().eq(served),

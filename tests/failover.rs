@@ -1,7 +1,8 @@
 //! After a fail-over, the pool sends no more requests to the old server than an app without a
 //! tunnel would send.
 //!
-//! The servers listen on two addresses of this machine. The launcher sees its own file /etc/hosts.
+//! The servers listen on two addresses of this machine. The launcher sees a file of the test as
+//! /etc/hosts.
 
 mod support;
 
@@ -181,7 +182,7 @@ fn connections_to_a_read_only_endpoint_are_reused() {
     assert_eq!(accepted(&mut direct) - before, 1);
 }
 
-/// A server that answers GET with its name, and records every request.
+/// A server that answers GET with `name`, and records every request in `heard`.
 fn named(listener: TcpListener, name: &'static str, heard: &Heard) -> Peer<()> {
     let heard = heard.clone();
     Peer::tls_on(listener, move |stream| {
@@ -192,7 +193,8 @@ fn named(listener: TcpListener, name: &'static str, heard: &Heard) -> Peer<()> {
     })
 }
 
-/// Two named servers on the same port of two addresses, their requests, and the launcher.
+/// Starts two servers on the same port of two addresses, and a launcher. Also returns the requests
+/// that the servers receive.
 fn two_names(hosts: &Hosts) -> Option<(Peer<()>, Peer<()>, Heard, Held)> {
     let launcher = hosts.launcher(OLD)?;
     let old = TcpListener::bind((OLD, 0)).unwrap();

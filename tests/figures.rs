@@ -304,7 +304,7 @@ fn the_status_shows_app_connections_waiting_at_the_limit() {
 }
 
 #[test]
-fn page_and_status_explain_redis_client_limit_alike() {
+fn page_and_status_give_the_same_advice_at_redis_client_limit() {
     for front in [Front::Redis, Front::Stunnel] {
         let server = Server::start(front);
         let scene = Scene::of(&server.url());

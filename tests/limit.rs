@@ -66,7 +66,7 @@ fn the_log_reports_long_waits_stuck_queues_and_timeouts() {
     let mut late = held.open();
     late.send(&["PING"]);
     assert!(late.reply().is_err());
-    // The app keeps its two connections open, and they still work.
+    // The app has kept its two connections open, and both connections still work.
     assert!(busy.iter_mut().all(|app| app.ask(&["PING"]) == Reply::line("+PONG")));
     drop(busy);
     let log = held.finish().stderr;

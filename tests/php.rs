@@ -114,8 +114,8 @@ impl Site {
     }
 }
 
-/// The file in this folder whose name begins with `name`, because distributions append PHP's
-/// version to the name.
+/// The file in this folder whose name begins with `name`. The rest of the file's name is PHP's
+/// version, which differs between distributions.
 fn program(folder: &str, name: &str) -> PathBuf {
     let entries = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
     let is_it = |path: &PathBuf| {

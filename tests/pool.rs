@@ -47,9 +47,9 @@ const TAMED: &[(&str, &[&str])] = &[
     ("slaveof", &["NO", "ONE"]),
 ];
 
-/// Fields of CLIENT INFO that the tests do not compare. They differ between new connections, or
-/// show only memory. `multi` is not reliable: in Valkey 8.1 it stays 0 after a transaction, even
-/// after RESET.
+/// Fields of CLIENT INFO that the tests do not compare, because these fields differ between new
+/// connections, or show only memory. The field `multi` is not reliable: in Valkey 8.1, `multi`
+/// stays 0 after a transaction, even after RESET.
 const OWN: &str = "id addr laddr fd age idle qbuf qbuf-free argv-mem multi rbs rbp tot-mem \
                    tot-net-in tot-net-out tot-cmds cmd lib-name lib-ver io-thread";
 
@@ -316,7 +316,7 @@ fn no_command_changes_what_the_next_app_sees() {
             }
         }
         println!("{pool}: {tried} commands, {reusable} of them harmless; reused after {reused}");
-        // Under `auto`, the pool is off for the first apps.
+        // With `--pool auto`, the pool is off for the first apps.
         let least = if pool == "on" { 9 } else { 7 };
         assert!(reused * 10 >= reusable * least, "reused after {reused} of {reusable}");
     }

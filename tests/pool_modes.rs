@@ -12,7 +12,7 @@ use support::servers::{Front, Server, accepted, calls, clients, connections};
 use support::status::StatusPage;
 use support::{eventually, faketime};
 
-/// Under `auto`, this number of short connections switches the pool on.
+/// With `--pool auto`, this number of short connections turns the pool on.
 const MANY: usize = 16;
 
 fn hold(server: &Server, settings: &[(&str, &str)]) -> Held {
@@ -35,7 +35,7 @@ fn wait_until_all_are_closed(direct: &mut Client) {
     eventually("all connections are closed", || (connections(direct) == 0).then_some(()));
 }
 
-/// Makes short connections until `auto` has switched the pool on.
+/// Makes short connections until `--pool auto` has turned the pool on.
 fn switch_pool_on(held: &Held, page: StatusPage) {
     eventually("the pool is on", || {
         let before = page.upstream("relaying");
@@ -60,7 +60,7 @@ fn pool_off_never_sends_a_command_of_its_own() {
 }
 
 #[test]
-fn auto_pools_after_sixteen_short_connections() {
+fn pool_auto_turns_on_after_sixteen_short_connections() {
     let server = Server::start(Front::Redis);
     let mut direct = server.direct();
     let pings = own_commands(&mut direct);
@@ -84,7 +84,7 @@ fn auto_pools_after_sixteen_short_connections() {
 }
 
 #[test]
-fn auto_counts_only_connections_that_got_an_answer() {
+fn pool_auto_counts_only_connections_that_got_an_answer() {
     let server = Server::start(Front::Redis);
     let mut direct = server.direct();
     let pings = own_commands(&mut direct);
@@ -116,7 +116,7 @@ fn a_connection_keeps_its_pool_mode_until_its_end() {
 }
 
 #[test]
-fn auto_switches_off_after_a_minute_of_few_short_connections() {
+fn pool_auto_turns_off_after_a_minute_of_few_connections() {
     let Some(library) = faketime() else { return };
     let folder = tempfile::tempdir().unwrap();
     let clock = folder.path().join("clock");
@@ -129,7 +129,7 @@ fn auto_switches_off_after_a_minute_of_few_short_connections() {
         .env("FAKETIME_TIMESTAMP_FILE", &clock)
         .env("FAKETIME_NO_CACHE", "1")
         .env("STUNNEL_STATUS_ADDRESS", "0")
-        // libfaketime reads the file from inside the launcher.
+        // The sandbox must be off, because libfaketime reads the file from inside the launcher.
         .env("STUNNEL_SANDBOX", "off")
         .start_held();
     switch_pool_on(&held, held.page());
@@ -143,7 +143,7 @@ fn auto_switches_off_after_a_minute_of_few_short_connections() {
     assert_eq!(calls(&mut direct, "reset"), resets, "the pool is off");
 }
 
-/// `count` apps connect, send one request each, and leave together.
+/// Connects `count` apps. Each app sends one request. Then all apps disconnect at the same time.
 fn burst(held: &Held, count: usize) {
     let mut apps: Vec<Client> = (0..count).map(|_| held.client()).collect();
     for app in &mut apps {
@@ -175,7 +175,7 @@ fn after_a_burst_two_idle_connections_stay_open() {
 }
 
 #[test]
-fn with_a_limit_all_idle_connections_stay_open() {
+fn with_max_connections_all_idle_connections_stay_open() {
     let server = Server::start(Front::Redis);
     let held = hold(&server, &[("STUNNEL_POOL", "on"), ("STUNNEL_MAX_CONNECTIONS", "6")]);
     burst(&held, 6);

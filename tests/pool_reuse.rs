@@ -23,7 +23,7 @@ fn hold(url: &str, settings: &[(&str, &str)]) -> (Held, StatusPage) {
     (held, page)
 }
 
-/// Serves one app, and waits until its connection to Redis is idle.
+/// Makes one request through the tunnel, and waits until the connection to Redis is idle.
 fn one_request(held: &Held, page: StatusPage) {
     assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
     page.wait_for_idle(1);
@@ -66,7 +66,7 @@ fn apps_one_after_another_share_one_connection() {
 }
 
 #[test]
-fn a_blocked_command_ends_when_its_app_resets() {
+fn a_blocked_command_ends_when_its_app_resets_the_connection() {
     let (_server, mut direct, held, _page) = warm();
     let mut blocked = held.client();
     blocked.send(&["BLPOP", "list", "0"]);

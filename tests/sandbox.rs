@@ -82,7 +82,7 @@ fn apply(rights: &Rights) {
     let abi = rights.keep_only().abi().expect("Landlock");
     drop(applied);
     let (before, entered, after) = older.join().unwrap();
-    // From ABI 8 on, the rules restrict all threads at once.
+    // From ABI version 8 of Landlock on, the rules restrict all threads at once.
     let expected = if abi >= 8 { libc::EACCES } else { 0 };
     assert_eq!((before, entered, after), (expected, 0, libc::EACCES));
 }
@@ -168,7 +168,7 @@ fn wait_for_sandbox(launcher: i32) {
 }
 
 #[test]
-fn the_sandbox_restricts_every_launcher_thread_not_command() {
+fn the_sandbox_restricts_all_launcher_threads_but_not_command() {
     if !has_landlock() {
         return;
     }

@@ -30,7 +30,7 @@ const APPS: usize = 24;
 /// The number of apps that use a second tunnel, without faults. These apps must not notice any
 /// fault.
 const WITNESSES: usize = 6;
-/// Memory that the launcher may keep for later connections.
+/// The launcher may keep this much memory for later connections, in KiB.
 const KEPT_KIB: u64 = 24 * 1024;
 /// With these options, a killed Redis keeps all acknowledged writes.
 const DURABLE: &[&str] =
@@ -209,7 +209,8 @@ impl App {
 
     /// Requests that write and read a large value, and the expected replies.
     fn value(&mut self) -> [(Vec<u8>, Reply); 2] {
-        // A new key: Redis may still execute a request of an earlier, broken connection.
+        // The key is new, because Redis may still execute a request of an earlier, broken
+        // connection.
         let key = format!("value of {} {:x}", self.name, self.dice.u64(..));
         let mut value = vec![0; self.dice.usize(..1 << 20)];
         self.dice.fill(&mut value);
@@ -233,7 +234,7 @@ impl App {
         Ok(())
     }
 
-    /// The next reply; an error if the reply reports an outage.
+    /// Reads the next reply. Returns an error if the reply reports an outage.
     fn reply(&self, client: &mut Client) -> Result<Reply> {
         match client.reply() {
             Ok(Reply::Line(line)) if line.starts_with("-LOADING") => {
@@ -301,7 +302,7 @@ fn words(text: &str) -> Vec<u8> {
     request(&text.split(' ').map(str::as_bytes).collect::<Vec<_>>())
 }
 
-/// A launcher with two tunnels. Only one of them leads through the network that makes faults.
+/// A launcher with two tunnels. Only one tunnel leads through the network that makes faults.
 struct Stage {
     redis: Server,
     clean: Server,

@@ -31,8 +31,8 @@ fn status(words: &[&str]) -> Outcome {
     Launcher::new([&["--status"], words].concat()).run()
 }
 
-/// The JSON object that `--status` prints about a launcher; `None` if `--status` does not find the
-/// launcher.
+/// The JSON object that `--status` prints about a launcher. Returns `None` if `--status` does not
+/// find the launcher.
 fn status_of(launcher: i32) -> Option<Value> {
     let said = status(&["--log-format", "json"]).stdout;
     let mut launchers = said.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
@@ -134,8 +134,8 @@ fn as_another_user<T: Send + 'static>(action: impl FnOnce() -> T + Send + 'stati
     thread.join().unwrap()
 }
 
-/// Listens on a socket with the name of a launcher's socket, and answers each request with
-/// `answer`. `pid` is the pid in the name.
+/// Listens on a socket that has the name of the status socket of a launcher with this pid. Answers
+/// each request with `answer`.
 fn impostor(pid: u32, answer: String) {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let name = format!("start-stunnel/{pid}.{}", COUNT.fetch_add(1, Ordering::Relaxed));
@@ -276,7 +276,7 @@ fn a_taken_status_port_causes_only_a_warning() {
 }
 
 #[test]
-fn the_page_is_served_before_the_command_runs() {
+fn the_status_page_is_served_before_the_command_runs() {
     let port = two_free_ports();
     let script = "exec 3<>/dev/tcp/127.0.0.1/$1 && \
                   printf 'GET /healthz HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n' >&3 && cat <&3";
@@ -286,7 +286,7 @@ fn the_page_is_served_before_the_command_runs() {
 }
 
 #[test]
-fn the_page_on_a_unix_socket_is_only_for_this_user() {
+fn the_status_page_on_a_unix_socket_is_only_for_its_user() {
     for listen in ["tcp", "unix"] {
         let folder = tempfile::tempdir().unwrap();
         let launcher = Launcher::holding(NOWHERE).env("STUNNEL_STATUS_ADDRESS", "unix");

@@ -221,8 +221,8 @@ impl Notes {
         self.folder.path().join("notes")
     }
 
-    /// COMMAND's perl script, which writes down these signals. The script contains no single quote,
-    /// so that a shell can put the script in single quotes.
+    /// COMMAND's perl script, which writes each of these signals into the file. The script contains
+    /// no single quote, so that a shell can put the script in single quotes.
     fn script(&self, signals: &str) -> String {
         let script = r#"
             use POSIX;
@@ -358,7 +358,8 @@ fn hang_up_a_shells_job(ampersand: &str) -> String {
 fn a_shells_job_gets_one_sighup_when_the_terminal_hangs_up() {
     assert_eq!(hang_up_a_shells_job("&"), "launcher");
     // A foreground job gets SIGHUP from the shell, and another SIGHUP from the kernel when the
-    // shell ends. If COMMAND has not handled the first SIGHUP yet, COMMAND gets only one.
+    // shell ends. If COMMAND has not handled the first SIGHUP before the second SIGHUP arrives,
+    // COMMAND gets only one SIGHUP.
     let senders = hang_up_a_shells_job("");
     assert!(["shell", "shell kernel"].contains(&&*senders), "{senders}");
 }

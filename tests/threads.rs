@@ -73,7 +73,8 @@ fn without_new_threads_one_name_is_resolved_at_a_time() {
     assert!(text.contains("threads 1") && text.contains("ulimit -u"), "{text}");
     assert_eq!(page.get("/readyz").code, 503);
 
-    // If the launcher may start another thread, the lookup of silent.test delays no other tunnel.
+    // From now on, the launcher may start more threads. So the lookup of silent.test delays no
+    // other tunnel.
     limit_threads(user, pid, "10000");
     assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
     waiting.send(&["PING"]);

@@ -168,8 +168,8 @@ fn a_drain_that_takes_too_long_ends_with_a_reset_and_a_warning() {
             watched[0].revents()?.contains(PollFlags::POLLERR).then_some(())
         });
     });
-    // The kernel and the launcher buffer this many bytes of the app, but cannot send them to a
-    // server that does not read.
+    // The kernel and the launcher can buffer this many bytes of the app, but cannot send these
+    // bytes to a server that does not read.
     let script = "port=${REDIS_URL##*:}; exec 3<>/dev/tcp/127.0.0.1/$port; \
                   head -c 1048576 /dev/zero >&3; exit 4";
     let ended = Launcher::new(["bash", "-c", script])
@@ -183,8 +183,8 @@ fn a_drain_that_takes_too_long_ends_with_a_reset_and_a_warning() {
     peer.result();
 }
 
-/// After one byte from the app, sends a flood of TLS records of one byte each, all at once. Sends
-/// bulk data before the flood, so that the kernel's buffers grow.
+/// Waits for one byte from the app. Then sends bulk data, so that the kernel's buffers grow, and a
+/// flood of one-byte TLS records.
 fn flood(mut stream: SslStream<Gate>) {
     stream.read_exact(&mut [0; 1]).unwrap();
     stream.write_all(&vec![0; BULK]).unwrap();
@@ -286,7 +286,7 @@ fn if_the_local_port_is_taken_another_port_is_logged() {
 }
 
 #[test]
-fn tunnels_take_consecutive_ports_from_the_first_on() {
+fn tunnels_take_consecutive_ports_from_the_listen_port_on() {
     let server = Server::start(Front::Redis);
     // If another test takes the ports before the launch, try the next two ports.
     eventually("consecutive ports", || {
@@ -309,7 +309,8 @@ fn tunnels_take_consecutive_ports_from_the_first_on() {
     });
 }
 
-/// A client that speaks TLS to `port`, without a time limit of its own. Returns its output.
+/// Runs a Redis client that speaks TLS to `port` and has no time limit of its own. Returns the
+/// client's output.
 fn redis_py_with_ssl(port: u16) -> String {
     let script = format!(
         "import redis\n\

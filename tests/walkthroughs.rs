@@ -89,8 +89,8 @@ fn app_with_host_and_port_reaches_redis() {
     }
 }
 
-/// Enqueues a job and runs Sidekiq, both with this initializer. Returns true if Sidekiq performed
-/// the job.
+/// Enqueues a job and runs Sidekiq. Both programs load this initializer. Returns true if Sidekiq
+/// performed the job.
 fn sidekiq_works(initializer: &str, server: &Server, enabled: &str) -> bool {
     let folder = tempfile::tempdir().unwrap();
     let app = folder.path().join("app.rb");
@@ -262,8 +262,8 @@ struct TableRow {
     begins: &'static str,
     /// Code to run after the code in the table.
     behind: &'static str,
-    /// For clients that fail if the app keeps a TLS setting: the end of the code in the table, and
-    /// the same end with that setting.
+    /// Some clients fail if the app keeps a TLS setting. For such a client: the end of the code in
+    /// the table, and the same end with the TLS setting.
     left_in: Option<(&'static str, &'static str)>,
 }
 

@@ -59,7 +59,7 @@ fn every_fault_of_the_manual_has_a_test() {
     assert_eq!(tested, listed, "the tests, and the table in docs/faults.md");
 }
 
-/// The bytes that an app read until the end, and the error that ended its connection.
+/// All bytes that an app has read, and the error that ended the app's connection.
 type Seen = (Vec<u8>, Option<ErrorKind>);
 
 /// A launcher with one tunnel to a faulty server, and one tunnel to a healthy Redis.
@@ -116,12 +116,14 @@ impl Scene {
         (said, unsent.or(error))
     }
 
-    /// Apps send a PING and read to the end, one after the other.
+    /// Connects [`TIMES`] apps, one after the other. Each app sends a PING and reads to the end of
+    /// the stream.
     fn one_by_one(&self) -> Vec<Seen> {
         (0..TIMES).map(|_| self.exchange(b"PING\r\n")).collect()
     }
 
-    /// Apps send a PING and read to the end, all at the same time.
+    /// Connects [`TIMES`] apps at the same time. Each app sends a PING and reads to the end of the
+    /// stream.
     fn all_at_once(&self) -> Vec<Seen> {
         let mut apps: Vec<_> = (0..TIMES).map(|_| self.open()).collect();
         apps.iter_mut().for_each(|app| app.write_all(b"PING\r\n").unwrap());
@@ -143,8 +145,8 @@ impl Scene {
         assert_eq!(self.witness.ask(&["PING"]), Reply::line("+PONG"));
     }
 
-    /// True if the launcher has closed every app connection. The pool may keep connections to
-    /// Redis, but not more than the apps had at the same time.
+    /// True if the launcher has closed every app connection. The pool may keep at most
+    /// [`MOST_AT_ONCE`] connections to Redis.
     fn is_closed(&self) -> bool {
         let kept = connections_to(self.pid(), &self.upstreams);
         others(self.pid(), &self.upstreams) <= self.descriptors && kept <= MOST_AT_ONCE

@@ -40,8 +40,8 @@ fn redis_refuses_connections() {
 fn silent_server_is_probed_for_plaintext_only_once() {
     fault!("Redis accepts connections, and stays silent");
     let silent = Peer::tcp(|mut stream| rest(&mut stream).0.len());
-    // The connect timeout is longer than a second, after which the launcher tests whether a silent
-    // server speaks plaintext.
+    // The connect timeout must be longer than one second, because the launcher probes a silent
+    // server for plaintext after one second.
     let launcher = Launcher::script(HOLD_TWO).env("STUNNEL_CONNECT_TIMEOUT", "5s");
     let mut scene = Scene::with(launcher, &silent.url());
     let apps: Vec<_> = (0..TIMES).map(|_| scene.open()).collect();
@@ -228,8 +228,8 @@ fn redis_stops_reading() {
     assert!(scene.aftermath().contains("reason=reset-by-app"));
 }
 
-/// A client that sends requests until the round is [`OVER`]. Returns how many of its connections
-/// broke. Stores in `seen` the round of its latest answered request.
+/// Runs a client that sends requests until the round is [`OVER`]. Stores in `seen` the round of the
+/// client's latest answered request. Returns the number of the client's broken connections.
 fn keep_asking(name: usize, port: u16, round: &AtomicUsize, seen: &AtomicUsize) -> usize {
     let (mut lost, mut asked) = (0, 0);
     let is_over = || round.load(Ordering::Relaxed) == OVER;

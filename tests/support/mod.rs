@@ -32,8 +32,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigHandler, Signal};
 
-/// The time limit of each wait in a test. Timeouts of a launcher that must not expire during a test
-/// are at least twice as long.
+/// The time limit of each wait in a test. If a test needs a timeout of the launcher that does not
+/// expire, the test sets this timeout to at least twice this time.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// The time between two checks of a condition.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -46,7 +46,7 @@ pub fn eventually<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
     eventually_within(PATIENCE, what, condition)
 }
 
-/// Like [`eventually`], for conditions that take longer by design.
+/// Like [`eventually`], with the time limit `patience`.
 pub fn eventually_within<T>(
     patience: Duration,
     what: &str,
@@ -86,9 +86,9 @@ impl Drop for Process {
 }
 
 /// Returns a port `p` such that the ports `p` (for plaintext) and `p + 1` (for TLS) are free. No
-/// other test gets these two ports until this process ends, even while no server listens on them:
-/// this process binds an abstract socket as its claim, and the kernel itself chooses only higher
-/// ports (ip_local_port_range in ip(7)).
+/// other test gets these two ports until this process ends, because this process binds an abstract
+/// socket as a claim. The kernel itself chooses only higher ports (see ip_local_port_range in
+/// ip(7)).
 pub fn two_free_ports() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     eventually("two neighbouring free ports", || {
@@ -103,9 +103,9 @@ pub fn two_free_ports() -> u16 {
     })
 }
 
-/// Makes `command` run with the default actions for SIGHUP, SIGINT and SIGQUIT. If the tests run
-/// under nohup(1) or as a background job of a script, the tests ignore some of these signals, and
-/// each program that they start would inherit that.
+/// Makes `command` run with the default actions for SIGHUP, SIGINT and SIGQUIT. The tests ignore
+/// some of these signals if the tests run under nohup(1) or as a background job of a script. Each
+/// program that a test starts would inherit this.
 pub fn heed_signals(command: &mut Command) {
     // SAFETY: signal(2) is async-signal-safe, and the default action runs no code of ours.
     unsafe {
@@ -118,8 +118,8 @@ pub fn heed_signals(command: &mut Command) {
     }
 }
 
-/// Prints the reason why the running test is skipped, for bin/test, which counts these lines. The
-/// test harness hides what successful tests print, unless they write directly to standard error.
+/// Prints why the running test is skipped. bin/test counts these lines. This function writes
+/// directly to standard error, because the test harness hides all other output of successful tests.
 pub fn skip(reason: &str) {
     let line = format!("skipped: {reason}\n");
     std::io::stderr().write_all(line.as_bytes()).unwrap();
@@ -165,7 +165,8 @@ pub fn may_open(needed: u64) -> bool {
     true
 }
 
-/// The body of a page of any HTTP server on 127.0.0.1. `None` without the status 200.
+/// The body of a page of any HTTP server on 127.0.0.1. Returns `None` unless the page's status is
+/// 200.
 pub fn http_get(port: u16, path: &str) -> Option<String> {
     let answer = status::StatusPage { port }.ask(&format!("GET {path} HTTP/1.0\r\n\r\n"))?;
     (answer.code == 200).then_some(answer.body)

@@ -203,7 +203,8 @@ impl Server {
             if self.processes.iter_mut().any(|process| process.0.try_wait().unwrap().is_some()) {
                 return Some(false);
             }
-            // A Redis that listens may still fail to start. So wait for the first reply.
+            // Wait for the first reply, because redis-server may still fail to start after it has
+            // begun to listen.
             let mut redis = TcpStream::connect((address.as_str(), ports[0])).ok()?;
             redis.write_all(b"PING\r\n").ok()?;
             redis.read_exact(&mut [0; 1]).ok()?;

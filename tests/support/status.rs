@@ -22,7 +22,7 @@ pub struct Answer {
 
 impl StatusPage {
     /// Finds the status page of a launcher with `STUNNEL_STATUS_ADDRESS=0`. `tunnels` are the ports
-    /// of its tunnels.
+    /// of the launcher's tunnels.
     pub fn of(launcher: i32, tunnels: &[u16]) -> StatusPage {
         eventually("a status page", || {
             let ports = ports_of(launcher);

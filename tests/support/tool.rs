@@ -39,12 +39,13 @@ impl Tool {
         processes_in(self.folder.path())
     }
 
-    /// Waits until the tool ends, and checks that it leaves no process and no file. Returns its
-    /// exit code (or the negative number of the signal that killed it), and the rest of its
-    /// standard output and standard error.
+    /// Waits until the tool ends, and checks that the tool leaves no process and no file. Returns
+    /// the tool's exit code (or the negative number of the signal that killed the tool), and the
+    /// rest of its standard output and standard error.
     pub fn finish(mut self) -> (i32, String, String) {
         let (mut stdout, mut stderr) = (String::new(), String::new());
-        // The buffer of a pipe can hold the tool's whole standard output meanwhile.
+        // Standard output can wait until standard error has ended, because a pipe's buffer can hold
+        // all of the tool's standard output.
         self.process.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
         self.process.0.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
         let status = self.process.wait();
