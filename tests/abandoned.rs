@@ -21,7 +21,7 @@ use support::resp::{Client, Reply, request};
 use support::scripted::{converse, redis};
 use support::servers::{Front, PASSWORD, Server};
 use support::status::StatusPage;
-use support::{eventually, reset, rest};
+use support::{eventually, reset, rest, wait_until};
 
 /// If an app closes its connection this long after its last byte, the launcher treats the app as
 /// gone.
@@ -63,8 +63,8 @@ impl Scene {
     }
 
     fn wait_for_waiting(&self, count: f64) {
-        eventually("the expected number of apps waits", || {
-            (self.metric("connections_waiting{tunnel=\"REDIS_URL\"}") == count).then_some(())
+        wait_until("the expected number of apps waits", || {
+            self.metric("connections_waiting{tunnel=\"REDIS_URL\"}") == count
         });
     }
 
@@ -88,7 +88,7 @@ impl Scene {
     }
 
     fn wait_for_abandoned(&self) {
-        eventually("the connection is abandoned", || (self.abandoned() == 1.0).then_some(()));
+        wait_until("the connection is abandoned", || self.abandoned() == 1.0);
         self.wait_for_waiting(0.0);
     }
 
@@ -177,9 +177,7 @@ fn a_long_request_runs_although_its_app_has_disconnected() {
     let mut direct = scene.server.direct();
     let Scene { busy, held, .. } = scene;
     drop(busy);
-    eventually("the key is set", || {
-        (direct.ask(&["STRLEN", "key"]) == Reply::line(":20000")).then_some(())
-    });
+    wait_until("the key is set", || direct.ask(&["STRLEN", "key"]) == Reply::line(":20000"));
     held.finish();
 }
 
@@ -204,7 +202,7 @@ fn an_app_that_resets_during_the_handshake_frees_its_slot() {
         let held = launcher.start_held();
         let mut first = held.open();
         first.send(&["INCR", "key"]);
-        eventually("the handshake begins", || (peer.accepted() == 1).then_some(()));
+        wait_until("the handshake begins", || peer.accepted() == 1);
         let mut second = held.open();
         second.send(&["PING"]);
         reset(first.stream.get_ref());
@@ -235,7 +233,7 @@ fn bytes_that_command_wrote_before_its_end_are_sent() {
     let Scene { server, mut held, busy, .. } = scene;
     drop(held.running.stdin.take());
     let pid = held.running.pid();
-    eventually("COMMAND has ended", || children(pid).is_empty().then_some(()));
+    wait_until("COMMAND has ended", || children(pid).is_empty());
     thread::sleep(LATE);
     drop(busy);
     let ended = held.finish();
@@ -264,16 +262,14 @@ fn a_half_closed_app_gets_keepalive_probes_and_may_wait() {
     let answers = may_answer.clone();
     let peer = Peer::tls(move |mut tls| {
         let request = rest(&mut tls);
-        eventually("the test lets the server answer", || {
-            answers.load(Ordering::SeqCst).then_some(())
-        });
+        wait_until("the test lets the server answer", || answers.load(Ordering::SeqCst));
         tls.write_all(b"+late\r\n").unwrap();
         request
     });
     let held = Launcher::holding(&peer.url()).env("STUNNEL_POOL", "off").start_held();
     let mut app = held.tcp();
     app.write_all(b"BLPOP list 0\r\n").unwrap();
-    eventually("the launcher has connected to the server", || (peer.accepted() == 1).then_some(()));
+    wait_until("the launcher has connected to the server", || peer.accepted() == 1);
     assert_eq!(has_keepalive(&held, ESTABLISHED), Some(false));
     app.shutdown(Shutdown::Write).unwrap();
     // The kernel must probe the half-closed app, because only probes can show that the app no

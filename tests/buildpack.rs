@@ -16,7 +16,7 @@ use support::launcher::{Launcher, Outcome, logged, send_signal};
 use support::proc::{command_of, is_alive};
 use support::resp::Reply;
 use support::servers::{Front, PASSWORD, Server};
-use support::{all_files, eventually, write_executable};
+use support::{all_files, wait_until, write_executable};
 use tempfile::TempDir;
 
 /// The user id of the system's user `nobody`.
@@ -166,9 +166,7 @@ fn run_as_a_dyno(mut command: Command, server: &Server) {
     assert_eq!(redis.ask(&["GET", "farewell"]), Reply::bulk("after SIGTERM"));
     assert_eq!(logged(&ended.stderr, "tunnel-up", "var"), ["REDIS_URL"]);
     assert!(!ended.stderr.contains(PASSWORD), "{}", ended.stderr);
-    eventually("every process is gone", || {
-        processes.iter().all(|process| !is_alive(*process)).then_some(())
-    });
+    wait_until("every process is gone", || processes.iter().all(|process| !is_alive(*process)));
 }
 
 #[test]

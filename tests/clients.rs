@@ -11,7 +11,7 @@ use nix::libc;
 use support::launcher::{BINARY, Launcher, Outcome};
 use support::resp::{Client, Reply};
 use support::servers::{FRONTS, Front, Options, PASSWORD, Server};
-use support::{eventually, http_get, two_free_ports};
+use support::{eventually, http_get, two_free_ports, wait_until};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const USER: (&str, &str) = ("app", "app-password");
@@ -161,9 +161,7 @@ impl Example {
             let enqueued = self.process("enqueue", "", &server).run();
             assert!(enqueued.stdout.starts_with("enqueued "), "{}: {enqueued:?}", self.name);
             let worker = self.process("worker", "", &server).start();
-            eventually("the job has begun", || {
-                (stored(&server, "started") == Reply::bulk("7")).then_some(())
-            });
+            wait_until("the job has begun", || stored(&server, "started") == Reply::bulk("7"));
             assert_eq!(stored(&server, "finished"), Reply::Nil);
             worker.signal(libc::SIGTERM);
             let ended = worker.finish();

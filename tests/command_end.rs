@@ -10,12 +10,12 @@ use std::os::unix::process::ExitStatusExt;
 use std::time::Instant;
 
 use nix::libc;
-use support::eventually;
 use support::launcher::{BINARY, Launcher, Running, as_pid_1, logged, send_signal};
 use support::peer::Peer;
 use support::proc::{children, command_of, is_alive, state, wait_until_reaped};
 use support::resp::Reply;
 use support::servers::{Front, Server};
+use support::wait_until;
 
 #[test]
 fn the_launcher_exits_with_the_commands_exit_code() {
@@ -101,7 +101,7 @@ fn when_the_launcher_is_killed_the_command_gets_sigterm() {
     let command = command_of(running.pid());
     running.signal(libc::SIGKILL);
     assert_eq!(running.line(), "told");
-    eventually("COMMAND ends", || (!is_alive(command)).then_some(()));
+    wait_until("COMMAND ends", || !is_alive(command));
 }
 
 #[test]
@@ -113,11 +113,11 @@ fn when_the_command_is_timeout_1_its_child_is_killed() {
     // Wait until timeout(1) has started its child, because an earlier SIGALRM would kill only
     // timeout(1) itself.
     let timeout = command_of(running.pid());
-    eventually("timeout(1) waits for its child", || (state(timeout) == 'S').then_some(()));
+    wait_until("timeout(1) waits for its child", || state(timeout) == 'S');
     // timeout(1) also gets SIGALRM when its time has expired.
     running.signal(libc::SIGALRM);
     assert_eq!(running.finish().signal(), libc::SIGKILL);
-    eventually("the child is gone", || (!is_alive(child)).then_some(()));
+    wait_until("the child is gone", || !is_alive(child));
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn processes_left_in_the_commands_group_get_sigterm() {
     let mut running = Launcher::script("sleep 1000 & echo $!; exit 5").start();
     let remaining: i32 = running.line().parse().unwrap();
     assert_eq!(running.finish().code(), 5);
-    eventually("the remaining process is gone", || (!is_alive(remaining)).then_some(()));
+    wait_until("the remaining process is gone", || !is_alive(remaining));
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn a_signal_ends_the_drain_but_keeps_the_exit_status() {
         });
         let _daemon: i32 = running.line().parse().unwrap();
         let pid = running.pid();
-        eventually("COMMAND has ended", || children(pid).is_empty().then_some(()));
+        wait_until("COMMAND has ended", || children(pid).is_empty());
         for number in others.iter().chain([&signal]) {
             running.signal(*number);
         }
@@ -268,9 +268,7 @@ fn orphans_are_reaped_during_the_drain() {
     let orphan: i32 = running.line().parse().unwrap();
     let _daemon: i32 = running.line().parse().unwrap();
     let pid = running.pid();
-    eventually("the orphan is the launcher's only child", || {
-        (children(pid) == [orphan]).then_some(())
-    });
+    wait_until("the orphan is the launcher's only child", || children(pid) == [orphan]);
     send_signal(orphan, libc::SIGKILL);
     wait_until_reaped(orphan);
     assert!(is_alive(pid), "the launcher still drains");
@@ -320,14 +318,12 @@ fn the_local_port_closes_although_an_app_still_waits() {
     let held = Launcher::hold(&silent.url());
     let mut app = held.open();
     app.send(&["PING"]);
-    eventually("the handshake has begun", || (silent.accepted() == 1).then_some(()));
+    wait_until("the handshake has begun", || silent.accepted() == 1);
     // End COMMAND. Then the drain waits for the app's connection.
     for child in children(held.running.pid()) {
         send_signal(child, libc::SIGKILL);
     }
-    eventually("nothing listens", || {
-        TcpStream::connect(("127.0.0.1", held.port)).is_err().then_some(())
-    });
+    wait_until("nothing listens", || TcpStream::connect(("127.0.0.1", held.port)).is_err());
     assert!(is_alive(held.running.pid()));
     held.running.signal(libc::SIGTERM);
     held.finish();

@@ -15,7 +15,7 @@ use support::peer::Peer;
 use support::resp::{Client, Reply};
 use support::scripted::{Heard, converse, redis};
 use support::servers::{Front, Options, PASSWORD, Server, accepted, connections};
-use support::{eventually, rest, two_free_ports};
+use support::{eventually, rest, two_free_ports, wait_until};
 use tempfile::TempDir;
 
 const OLD: &str = "127.0.0.2";
@@ -156,13 +156,9 @@ fn connections_made_before_a_role_change_are_not_reused() {
         let mut app = held.client();
         assert!(is_error(&app.ask(request), code), "{code}");
         assert_eq!(accepted(&mut direct), before, "the app got an old connection");
-        eventually("the idle connection is closed", || {
-            (connections(&mut direct) == 1).then_some(())
-        });
+        wait_until("the idle connection is closed", || connections(&mut direct) == 1);
         drop(app);
-        eventually("the newer connection is closed, too", || {
-            (connections(&mut direct) == 0).then_some(())
-        });
+        wait_until("the newer connection is closed, too", || connections(&mut direct) == 0);
     }
 }
 
@@ -173,7 +169,7 @@ fn connections_to_a_read_only_endpoint_are_reused() {
     make_replica(&mut direct);
     let held = hold(&server.url());
     assert!(is_error(&held.client().ask(&["SET", "key", "value"]), "READONLY"));
-    eventually("the connection is closed", || (connections(&mut direct) == 0).then_some(()));
+    wait_until("the connection is closed", || connections(&mut direct) == 0);
     let before = accepted(&mut direct);
     for _ in 0..10 {
         assert_eq!(held.client().ask(&["GET", "key"]), Reply::Nil);

@@ -9,7 +9,7 @@ use std::process::Command;
 use nix::libc;
 use support::launcher::{Outcome, send_signal};
 use support::tool::Tool;
-use support::{eventually, is_root};
+use support::{is_root, wait_until};
 
 /// The figures in the only row of a table that begins with `start`.
 fn figures(table: &str, start: &str) -> Vec<u64> {
@@ -86,7 +86,7 @@ fn lost_doubled_and_rejected_jobs_are_counted() {
 fn interrupted_run_leaves_no_process_and_no_file() {
     let run = Tool::start("jobs", &["--systems", "celery", "--scenarios", "restarts"], &[]);
     // The eight processes are bin/jobs, Redis, and two workers with two child processes each.
-    eventually("the workers run", || (run.processes() >= 8).then_some(()));
+    wait_until("the workers run", || run.processes() >= 8);
     send_signal(-run.process.pid(), libc::SIGINT);
     let (code, _, stderr) = run.finish();
     assert_eq!((code, stderr.as_str()), (1, "bin/jobs: interrupted\n"));

@@ -9,7 +9,7 @@ use support::launcher::{HOLD, Held, Launcher, logged};
 use support::proc::{descriptors, is_alive, resident_kib};
 use support::resp::{Client, Reply};
 use support::servers::{Front, Server, connections};
-use support::{eventually, may_open};
+use support::{may_open, wait_until};
 
 /// A launcher may keep this much memory after all connections have closed, in KiB.
 const KEPT_KIB: u64 = 16 * 1024;
@@ -36,7 +36,7 @@ fn wait_for_descriptors(held: &Held, count: usize) {
     /// The number of connections to Redis that the pool may keep for half a minute.
     const IDLE: usize = 2;
     let pid = held.running.pid();
-    eventually("descriptors are as before", || (descriptors(pid) <= count + IDLE).then_some(()));
+    wait_until("descriptors are as before", || descriptors(pid) <= count + IDLE);
 }
 
 #[test]
@@ -131,5 +131,5 @@ fn twenty_launchers_on_one_machine_do_not_disturb_each_other() {
     }
     assert!(pids.into_iter().all(|pid| !is_alive(pid)));
     let mut direct = server.direct();
-    eventually("Redis has no other connection", || (connections(&mut direct) == 0).then_some(()));
+    wait_until("Redis has no other connection", || connections(&mut direct) == 0);
 }

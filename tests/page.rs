@@ -16,7 +16,7 @@ use support::pki::{Authority, Request};
 use support::resp::{Client, Reply};
 use support::servers::{Front, PASSWORD, Server, connections};
 use support::status::StatusPage;
-use support::{Process, eventually, eventually_within, two_free_ports};
+use support::{Process, eventually, eventually_within, two_free_ports, wait_until};
 
 /// A host name in a certificate. If the page did not escape this name, the name would change the
 /// page's title.
@@ -128,7 +128,7 @@ fn three_tunnels(folder: &Path) -> (Scene, [Server; 3], Vec<Client>) {
 
     let mut clients: Vec<Client> = (0..5).map(|_| scene.client()).collect();
     let mut direct = servers[0].direct();
-    eventually("Redis has no other connections", || (connections(&mut direct) == 5).then_some(()));
+    wait_until("Redis has no other connections", || connections(&mut direct) == 5);
     assert_eq!(direct.ask(&["CONFIG", "SET", "maxclients", "6"]), Reply::line("+OK"));
     for variable in ["REDIS_URL", "REDIS_URL", "HOSTILE_URL"] {
         scene.exchange(variable);

@@ -10,7 +10,7 @@ use support::launcher::{HOLD, Held, Launcher};
 use support::resp::{Client, Reply};
 use support::servers::{Front, Server, accepted, calls, clients, connections};
 use support::status::StatusPage;
-use support::{eventually, faketime};
+use support::{faketime, wait_until};
 
 /// With `--pool auto`, this number of short connections turns the pool on.
 const MANY: usize = 16;
@@ -32,16 +32,16 @@ fn own_commands(direct: &mut Client) -> usize {
 
 /// Waits until the launcher has no connection to Redis.
 fn wait_until_all_are_closed(direct: &mut Client) {
-    eventually("all connections are closed", || (connections(direct) == 0).then_some(()));
+    wait_until("all connections are closed", || connections(direct) == 0);
 }
 
 /// Makes short connections until `--pool auto` has turned the pool on.
 fn switch_pool_on(held: &Held, page: StatusPage) {
-    eventually("the pool is on", || {
+    wait_until("the pool is on", || {
         let before = page.upstream("relaying");
         one_request(held);
-        eventually("the app has left", || (page.upstream("relaying") == before).then_some(()));
-        (page.upstream("idle") > 0.0).then_some(())
+        wait_until("the app has left", || page.upstream("relaying") == before);
+        page.upstream("idle") > 0.0
     });
 }
 
@@ -109,9 +109,8 @@ fn a_connection_keeps_its_pool_mode_until_its_end() {
     let id = line.split(' ').next().unwrap().to_owned();
     switch_pool_on(&held, held.page());
     drop(early);
-    eventually("the connection is closed, because the pool was off at its start", || {
-        (!clients(&mut direct).lines().any(|line| line.starts_with(&format!("{id} "))))
-            .then_some(())
+    wait_until("the connection is closed, because the pool was off at its start", || {
+        !clients(&mut direct).lines().any(|line| line.starts_with(&format!("{id} ")))
     });
 }
 
@@ -167,7 +166,7 @@ fn after_a_burst_two_idle_connections_stay_open() {
     page.wait_for_idle(1);
     burst(&held, 25);
     assert_eq!(accepted(&mut direct) - before, 25, "one connection for each app of the burst");
-    eventually("two connections are left", || (connections(&mut direct) == 2).then_some(()));
+    wait_until("two connections are left", || connections(&mut direct) == 2);
     let mut others: Vec<Client> = (0..20).map(|_| server.direct()).collect();
     assert!(others.iter_mut().all(|other| other.ask(&["ECHO", "mine"]) == Reply::bulk("mine")));
     thread::sleep(LONGER);

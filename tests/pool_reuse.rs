@@ -13,7 +13,7 @@ use support::servers::{
     FRONTS, Front, PASSWORD, Server, accepted, calls, clients, connections, info,
 };
 use support::status::StatusPage;
-use support::{eventually, reset};
+use support::{reset, wait_until};
 
 fn hold(url: &str, settings: &[(&str, &str)]) -> (Held, StatusPage) {
     let launcher =
@@ -70,12 +70,10 @@ fn a_blocked_command_ends_when_its_app_resets_the_connection() {
     let (_server, mut direct, held, _page) = warm();
     let mut blocked = held.client();
     blocked.send(&["BLPOP", "list", "0"]);
-    eventually("the command waits", || {
-        (info(&mut direct, "clients", "blocked_clients") == Some(1)).then_some(())
-    });
+    wait_until("the command waits", || info(&mut direct, "clients", "blocked_clients") == Some(1));
     reset(blocked.stream.get_ref());
     drop(blocked);
-    eventually("the connection is closed", || (connections(&mut direct) == 0).then_some(()));
+    wait_until("the connection is closed", || connections(&mut direct) == 0);
     assert_eq!(direct.ask(&["RPUSH", "list", "mine"]), Reply::line(":1"));
     assert_eq!(held.client().ask(&["LLEN", "list"]), Reply::line(":1"));
 }
@@ -128,9 +126,7 @@ fn an_idle_connection_keeps_its_state_until_the_next_app() {
     page.wait_for_idle(1);
     assert!(clients(&mut direct).contains(" name=first "));
     let next = held.open();
-    eventually("the connection is reset", || {
-        (!clients(&mut direct).contains(" name=first ")).then_some(())
-    });
+    wait_until("the connection is reset", || !clients(&mut direct).contains(" name=first "));
     drop(next);
 }
 
@@ -159,7 +155,7 @@ fn idle_connections_close_when_the_command_ends() {
     let (_server, mut direct, held, _page) = warm();
     let log = held.finish().stderr;
     assert!(!log.contains("at=drain-"), "{log}");
-    eventually("no connection is left", || (connections(&mut direct) == 0).then_some(()));
+    wait_until("no connection is left", || connections(&mut direct) == 0);
 }
 
 #[test]
@@ -184,7 +180,7 @@ fn a_redis_that_hangs_for_a_moment_is_pooled_again() {
 fn an_app_that_speaks_tls_to_a_reused_connection_is_noticed() {
     let (_server, _direct, held, page) = warm();
     let mut app = held.tcp();
-    eventually("the app has the connection", || (page.upstream("relaying") == 1.0).then_some(()));
+    wait_until("the app has the connection", || page.upstream("relaying") == 1.0);
     app.write_all(b"\x16\x03\x01").unwrap();
     assert_eq!(support::rest(&mut app).0, b"");
     let log = held.finish().stderr;

@@ -22,7 +22,7 @@ use support::pki::{Authority, Request};
 use support::proc::command_of;
 use support::resp::Reply;
 use support::servers::{Front, PASSWORD, Server};
-use support::{Process, eventually, is_root};
+use support::{Process, eventually, is_root, wait_until};
 
 /// True if this kernel has Landlock. If not, prints that the running test is skipped.
 fn has_landlock() -> bool {
@@ -161,9 +161,9 @@ fn no_new_privs(pid: i32) -> Vec<bool> {
 
 /// Waits until every thread of a launcher has applied the rules.
 fn wait_for_sandbox(launcher: i32) {
-    eventually("the rules restrict every thread", || {
+    wait_until("the rules restrict every thread", || {
         let threads = no_new_privs(launcher);
-        (threads.len() >= 3 && threads.iter().all(|restricted| *restricted)).then_some(())
+        threads.len() >= 3 && threads.iter().all(|restricted| *restricted)
     });
 }
 

@@ -15,7 +15,7 @@ use serde_json::Value;
 use support::launcher::{BINARY, Launcher, Outcome, logged, send_signal};
 use support::proc::{command_of, state};
 use support::status::StatusPage;
-use support::{eventually, two_free_ports};
+use support::{eventually, two_free_ports, wait_until};
 
 /// A URL that no test connects to.
 const NOWHERE: &str = "redis://:s3cret-password@127.0.0.1:1";
@@ -94,7 +94,7 @@ fn status_reports_a_stopped_launcher_as_failing() {
     let pid = held.running.pid();
     eventually("--status finds the launcher", || status_of(pid));
     held.running.signal(libc::SIGSTOP);
-    eventually("the launcher is stopped", || (state(pid) == 'T').then_some(()));
+    wait_until("the launcher is stopped", || state(pid) == 'T');
     let said = status(&[]);
     held.running.signal(libc::SIGCONT);
     assert!(said.stdout.contains(&format!("start-stunnel pid {pid} does not answer")), "{said:?}");
@@ -234,9 +234,9 @@ fn healthz_shows_whether_the_command_is_stopped_or_draining() {
     let mut held = launcher.env("STUNNEL_DRAIN_TIMEOUT", "60s").start_held();
     let page = StatusPage::of(held.running.pid(), &[held.port]);
     let becomes = |path: &str, code: u16, body: &str| {
-        eventually(body, || {
+        wait_until(body, || {
             let answer = page.get(path);
-            (answer.code == code && answer.body == body).then_some(())
+            answer.code == code && answer.body == body
         });
     };
     let _app = held.tcp();

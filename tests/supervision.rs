@@ -9,11 +9,11 @@ use nix::libc;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use support::eventually;
 use support::launcher::{BINARY, Launcher, Running, as_pid_1, send_signal};
 use support::proc::{command_of, state, wait_until_reaped};
 use support::resp::Reply;
 use support::servers::{Front, Server};
+use support::{eventually, wait_until};
 
 /// A perl script that prints "ready", and then the number of each signal that it receives, until
 /// its standard input ends.
@@ -221,7 +221,7 @@ fn sigstop_to_the_command_alone_keeps_the_tunnel_running() {
     // SIGCONT goes to COMMAND alone, and then to the launcher alone.
     for continued in [command, held.running.pid()] {
         send_signal(command, libc::SIGSTOP);
-        eventually("COMMAND stops", || (state(command) == 'T').then_some(()));
+        wait_until("COMMAND stops", || state(command) == 'T');
         assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
         assert_ne!(state(held.running.pid()), 'T');
         send_signal(continued, libc::SIGCONT);
@@ -242,9 +242,9 @@ fn after_rapid_stops_and_continues_the_command_runs() {
     }
     // A process may lose a SIGCONT that arrives at the moment of a stop, so send SIGCONT again.
     let command = command_of(running.pid());
-    eventually("both run", || {
+    wait_until("both run", || {
         running.signal(libc::SIGCONT);
-        (state(running.pid()) != 'T' && state(command) != 'T').then_some(())
+        state(running.pid()) != 'T' && state(command) != 'T'
     });
     running.say("on we go\n");
     assert_eq!(running.line(), "on we go");

@@ -12,11 +12,11 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use nix::unistd::{Pid, getpgid};
-use support::eventually;
 use support::launcher::{BINARY, as_pid_1, send_signal};
 use support::proc::{cpu_ticks, is_alive};
 use support::pty::{CTRL_Z, Terminal};
 use support::servers::{Front, Server};
+use support::{eventually, wait_until};
 
 const CTRL_C: &str = "\x03";
 const CTRL_D: &str = "\x04";
@@ -349,7 +349,7 @@ fn hang_up_a_shells_job(ampersand: &str) -> String {
     terminal.process.wait();
     send_signal(launcher, nix::libc::SIGTERM);
     notes.wait_for("TERM");
-    eventually("COMMAND ends", || (!is_alive(command)).then_some(()));
+    wait_until("COMMAND ends", || !is_alive(command));
     let senders = notes.senders("HUP").join(" ");
     senders.replace(&shell, "shell").replace(&launcher.to_string(), "launcher")
 }

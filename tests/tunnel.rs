@@ -17,7 +17,7 @@ use support::peer::{Gate, Peer, acceptor};
 use support::proc::sockets_of;
 use support::resp::{Client, Reply, request};
 use support::servers::{FRONTS, Front, PASSWORD, Server};
-use support::{eventually, reset, rest, two_free_ports};
+use support::{eventually, reset, rest, two_free_ports, wait_until};
 
 const MIB: usize = 1024 * 1024;
 
@@ -46,9 +46,9 @@ fn commands_of_every_kind_work_through_the_tunnel() {
 
         let mut worker = held.client();
         worker.send(&["BLPOP", "jobs", "0"]);
-        eventually("the worker blocks", || {
+        wait_until("the worker blocks", || {
             let Reply::Bulk(info) = client.ask(&["INFO", "clients"]) else { panic!("no INFO") };
-            String::from_utf8_lossy(&info).contains("blocked_clients:1").then_some(())
+            String::from_utf8_lossy(&info).contains("blocked_clients:1")
         });
         client.ask(&["RPUSH", "jobs", "job"]);
         let job = vec![Reply::bulk("jobs"), Reply::bulk("job")];
@@ -219,7 +219,7 @@ fn a_flood_of_tiny_tls_records_does_not_block_others() {
         }
     });
     let received = || received.load(Ordering::SeqCst);
-    eventually("the flood begins", || (received() > BULK).then_some(()));
+    wait_until("the flood begins", || received() > BULK);
     let mut answered = 0;
     while received() < BULK + TINY_RECORDS {
         assert_eq!(client.ask(&["PING"]), Reply::line("+PONG"));
@@ -372,8 +372,8 @@ fn a_dead_subscriber_is_noticed_while_messages_keep_coming() {
     drop(subscriber);
     let mut direct = server.direct();
     // Send messages quickly one after another, so that the connection is never idle for long.
-    eventually("Redis has no subscriber left", || {
-        (direct.ask(&["PUBLISH", "news", "x"]) == Reply::line(":0")).then_some(())
+    wait_until("Redis has no subscriber left", || {
+        direct.ask(&["PUBLISH", "news", "x"]) == Reply::line(":0")
     });
     held.finish();
 }

@@ -14,7 +14,7 @@ use support::pki::Certificate;
 use support::resp::{Client, Reply};
 use support::servers::{Front, PASSWORD, Server};
 use support::snippets::{page, printed, snippet, with_ours};
-use support::{eventually, two_free_ports};
+use support::{eventually, two_free_ports, wait_until};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -106,9 +106,7 @@ fn sidekiq_works(initializer: &str, server: &Server, enabled: &str) -> bool {
         return false;
     }
     let worker = run(&["sidekiq", "-r", app, "-c", "2"]).start();
-    eventually("the job is done", || {
-        (redis.ask(&["GET", "job"]) == Reply::bulk("done")).then_some(())
-    });
+    wait_until("the job is done", || redis.ask(&["GET", "job"]) == Reply::bulk("done"));
     worker.signal(libc::SIGTERM);
     worker.finish().code() == 0
 }

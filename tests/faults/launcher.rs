@@ -11,7 +11,7 @@ use crate::support::launcher::{BINARY, Launcher, send_signal};
 use crate::support::proc::{command_of, cpu_ticks, descriptors, is_alive, state};
 use crate::support::resp::{Client, Reply};
 use crate::support::servers::{Front, PASSWORD, Server, connections};
-use crate::support::{eventually, faketime};
+use crate::support::{faketime, wait_until};
 use crate::{HOLD_TWO, Scene, fault};
 
 /// A launcher that a shell starts with this line. The line must contain `"$0" "$@"`.
@@ -29,7 +29,7 @@ fn launcher_has_no_free_descriptor() {
     for client in &mut clients {
         client.send(&["AUTH", PASSWORD]);
     }
-    eventually("the descriptors are used up", || (descriptors(scene.pid()) >= 63).then_some(()));
+    wait_until("the descriptors are used up", || descriptors(scene.pid()) >= 63);
     let before = cpu_ticks(scene.pid());
     thread::sleep(Duration::from_secs(1)); // A busy loop would use CPU time meanwhile.
     let used = cpu_ticks(scene.pid()) - before;
@@ -88,7 +88,7 @@ fn launcher_is_stopped_for_longer_than_the_connect_timeout() {
     let mut subscriber = scene.held.client();
     subscriber.ask(&["SUBSCRIBE", "news"]);
     scene.held.running.signal(libc::SIGSTOP);
-    eventually("the launcher is stopped", || (state(scene.pid()) == 'T').then_some(()));
+    wait_until("the launcher is stopped", || state(scene.pid()) == 'T');
     client.send(&["ECHO", "asked meanwhile"]);
     let mut late = scene.held.open();
     late.send(&["AUTH", PASSWORD]);
@@ -144,8 +144,6 @@ fn launcher_is_killed() {
     send_signal(held.running.pid(), libc::SIGKILL);
     let gone = client.reply().expect_err("the connection is gone").kind();
     assert!(matches!(gone, ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset), "{gone:?}");
-    eventually("COMMAND has had its SIGTERM", || (!is_alive(command)).then_some(()));
-    eventually("Redis has lost the connection", || {
-        (connections(&mut server.direct()) == 0).then_some(())
-    });
+    wait_until("COMMAND has had its SIGTERM", || !is_alive(command));
+    wait_until("Redis has lost the connection", || connections(&mut server.direct()) == 0);
 }

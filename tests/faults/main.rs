@@ -21,7 +21,7 @@ use support::launcher::{HOLD_TWO, Held, Launcher, port_of, warned};
 use support::proc::{connections_to, cpu_ticks, descriptors, resident_kib};
 use support::resp::{Client, Reply};
 use support::servers::{Front, PASSWORD, Server};
-use support::{eventually, rest};
+use support::{rest, wait_until};
 
 /// The launcher's allocator may keep this much memory after a fault, in KiB.
 const KEPT_KIB: u64 = 16 * 1024;
@@ -160,13 +160,13 @@ impl Scene {
         assert_eq!(new.ask(&["PING"]), Reply::line("+PONG"));
         drop((new, self.open()));
         let pid = self.pid();
-        eventually("descriptors are as before", || self.is_closed().then_some(()));
+        wait_until("descriptors are as before", || self.is_closed());
         let kib = resident_kib(pid);
         assert!(kib < self.kib + KEPT_KIB, "{} KiB have become {kib}", self.kib);
-        eventually("the launcher is at rest", || {
+        wait_until("the launcher is at rest", || {
             let before = cpu_ticks(pid);
             thread::sleep(Duration::from_millis(200)); // A busy loop would use CPU time meanwhile.
-            (cpu_ticks(pid) - before <= 2).then_some(())
+            cpu_ticks(pid) - before <= 2
         });
         drop(self.witness);
         let ended = self.held.finish();

@@ -10,7 +10,6 @@ use nix::libc;
 use socket2::{Socket, TcpKeepalive};
 use tempfile::NamedTempFile;
 
-use crate::support::eventually;
 use crate::support::launcher::{Launcher, logged, with_hosts};
 use crate::support::peer::Peer;
 use crate::support::proc::sockets_of;
@@ -18,6 +17,7 @@ use crate::support::resp::Reply;
 use crate::support::rest;
 use crate::support::servers::{Front, Options, Server, info};
 use crate::support::slow_link::SlowLink;
+use crate::support::{eventually, wait_until};
 use crate::{Scene, fault};
 
 /// Writes `content` to a file. Returns the file, and a launcher that sees the file as /etc/hosts.
@@ -122,15 +122,15 @@ fn redis_host_disappears() {
     let mut waiting = scene.held.client();
     waiting.send(&["BLPOP", "nothing", "0"]);
     let mut idle = scene.held.client();
-    eventually("Redis has the request", || {
-        (info(&mut idle, "clients", "blocked_clients") == Some(1)).then_some(())
+    wait_until("Redis has the request", || {
+        info(&mut idle, "clients", "blocked_clients") == Some(1)
     });
     // The kernel sends no keepalive probes while bytes are unacknowledged.
     let upstream = format!(":{:04X}", server.tls_port());
-    eventually("the other host has acknowledged all bytes", || {
+    wait_until("the other host has acknowledged all bytes", || {
         let sockets = sockets_of(scene.pid());
         let mut ours = sockets.iter().filter(|(_, columns)| columns[2].ends_with(&upstream));
-        ours.all(|(_, columns)| columns[4].starts_with("00000000:")).then_some(())
+        ours.all(|(_, columns)| columns[4].starts_with("00000000:"))
     });
     link.order("cut");
     // With the launcher's settings, the kernel needs two minutes to notice that the other host is

@@ -14,7 +14,7 @@ use crate::support::peer::Peer;
 use crate::support::proc::{connections_to, resident_kib};
 use crate::support::resp::{Client, Reply};
 use crate::support::servers::{Front, PASSWORD, Server, connections};
-use crate::support::{eventually, reset, rest, two_free_ports};
+use crate::support::{reset, rest, two_free_ports, wait_until};
 use crate::{HOLD_TWO, KEPT_KIB, Scene, TIMES, all_logged, closed, fault, half, half_a_reply};
 
 const MIB: usize = 1024 * 1024;
@@ -77,9 +77,7 @@ fn plaintext_server_is_recognised_by_one_probe() {
 fn no_more_clients(server: &Server, held: usize) -> Client {
     let mut direct = server.direct();
     // Wait, because connections from the server's start may still be open.
-    eventually("the server has only the held clients", || {
-        (connections(&mut direct) == held).then_some(())
-    });
+    wait_until("the server has only the held clients", || connections(&mut direct) == held);
     let most = (held + 1).to_string();
     assert_eq!(direct.ask(&["CONFIG", "SET", "maxclients", &most]), Reply::line("+OK"));
     direct
@@ -127,8 +125,8 @@ fn redis_is_down_behind_stunnel() {
     let server = Server::start(Front::Stunnel);
     let scene = Scene::new(&server.url());
     send_signal(server.pid(), libc::SIGKILL);
-    eventually("redis-server has ended", || {
-        TcpStream::connect(("127.0.0.1", server.port)).is_err().then_some(())
+    wait_until("redis-server has ended", || {
+        TcpStream::connect(("127.0.0.1", server.port)).is_err()
     });
     closed(&scene.one_by_one());
     let log = scene.aftermath();
@@ -206,7 +204,7 @@ fn redis_stops_reading() {
     let over = Arc::new(AtomicBool::new(false));
     let until = over.clone();
     let peer = Peer::tls(move |_tls| {
-        eventually("the test is over", || until.load(Ordering::Relaxed).then_some(()));
+        wait_until("the test is over", || until.load(Ordering::Relaxed));
     });
     let mut scene = Scene::new(&peer.url());
     let mut app = scene.open();
@@ -221,8 +219,8 @@ fn redis_stops_reading() {
     // The launcher must notice the reset, although it has stopped reading from the app.
     reset(&app);
     drop(app);
-    eventually("the launcher closes the connection", || {
-        (scene.is_closed() && connections_to(scene.pid(), &scene.upstreams[1..]) == 0).then_some(())
+    wait_until("the launcher closes the connection", || {
+        scene.is_closed() && connections_to(scene.pid(), &scene.upstreams[1..]) == 0
     });
     over.store(true, Ordering::Relaxed);
     assert!(scene.aftermath().contains("reason=reset-by-app"));
@@ -271,8 +269,8 @@ fn redis_restarts_under_two_hundred_busy_connections() {
     let seen: Vec<_> = (0..CLIENTS).map(|_| AtomicUsize::new(OVER)).collect();
     let all_busy = |now: usize| {
         round.store(now, Ordering::Relaxed);
-        eventually("every client has replies", || {
-            seen.iter().all(|seen| seen.load(Ordering::Relaxed) == now).then_some(())
+        wait_until("every client has replies", || {
+            seen.iter().all(|seen| seen.load(Ordering::Relaxed) == now)
         });
     };
     thread::scope(|scope| {

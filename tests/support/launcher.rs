@@ -16,7 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::resp::Client;
 use super::servers::PASSWORD;
 use super::status::StatusPage;
-use super::{PATIENCE, Process, eventually, heed_signals};
+use super::{PATIENCE, Process, heed_signals, wait_until};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_start-stunnel");
 
@@ -249,9 +249,7 @@ impl Running {
         let status = self.process.wait();
         let text = |collected: Option<JoinHandle<String>>| {
             collected.map_or_else(String::new, |thread| {
-                eventually("all writers have closed the output", || {
-                    thread.is_finished().then_some(())
-                });
+                wait_until("all writers have closed the output", || thread.is_finished());
                 thread.join().expect("output")
             })
         };

@@ -46,6 +46,14 @@ pub fn eventually<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
     eventually_within(PATIENCE, what, condition)
 }
 
+/// Waits until `condition` is true. `what` describes the expected event.
+///
+/// # Panics
+/// If `condition` is still false after [`PATIENCE`].
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    eventually(what, || condition().then_some(()));
+}
+
 /// Like [`eventually`], with the time limit `patience`.
 pub fn eventually_within<T>(
     patience: Duration,

@@ -13,7 +13,7 @@ use std::thread;
 use openssl::ssl::{SslAcceptor, SslAcceptorBuilder, SslMethod, SslStream, SslVersion};
 
 use super::pki::Certificate;
-use super::{PATIENCE, Process, eventually, two_free_ports};
+use super::{PATIENCE, Process, eventually, two_free_ports, wait_until};
 
 /// A server that handles every connection in the same way.
 pub struct Peer<T> {
@@ -198,9 +198,9 @@ pub fn s_server(folder: &Path, options: &[&str]) -> (Process, u16) {
     server.arg("-key").arg(&certificate.key_file);
     server.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);
     let server = Process(server.spawn().expect("openssl (see bin/setup)"));
-    eventually("s_server listens", || {
+    wait_until("s_server listens", || {
         let log = fs::read_to_string(folder.join("log")).unwrap();
-        log.contains("ACCEPT").then_some(())
+        log.contains("ACCEPT")
     });
     (server, port)
 }

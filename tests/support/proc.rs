@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::eventually;
+use super::{eventually, wait_until};
 
 /// The fields of `/proc/PID/stat` from the third field on (see proc(5)). `None` if the process does
 /// not exist.
@@ -32,7 +32,7 @@ pub fn is_alive(pid: i32) -> bool {
 
 /// Waits until no process with this pid exists, not even a zombie.
 pub fn wait_until_reaped(pid: i32) {
-    eventually("the process is reaped", || stat(pid).is_none().then_some(()));
+    wait_until("the process is reaped", || stat(pid).is_none());
 }
 
 /// The pids of all processes in the session of `leader`.

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 
-use super::{PATIENCE, eventually};
+use super::{PATIENCE, eventually, wait_until};
 
 /// The status page of a running launcher.
 #[derive(Debug, Clone, Copy)]
@@ -84,9 +84,7 @@ impl StatusPage {
 
     /// Waits until the pool holds this many idle connections.
     pub fn wait_for_idle(&self, count: usize) {
-        eventually("connections are idle", || {
-            (self.upstream("idle") == count as f64).then_some(())
-        });
+        wait_until("connections are idle", || self.upstream("idle") == count as f64);
     }
 }
 

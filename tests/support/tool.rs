@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::launcher::BINARY;
 use super::proc::processes_in;
-use super::{Process, eventually};
+use super::{Process, wait_until};
 
 /// A running tool that measures the tested launcher.
 pub struct Tool {
@@ -49,7 +49,7 @@ impl Tool {
         self.process.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
         self.process.0.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
         let status = self.process.wait();
-        eventually("all processes have ended", || (self.processes() == 0).then_some(()));
+        wait_until("all processes have ended", || self.processes() == 0);
         assert_eq!(fs::read_dir(&self.folder).unwrap().count(), 0, "no file is left");
         let code = status.code().unwrap_or_else(|| -status.signal().expect("a signal"));
         (code, stdout, stderr)
