@@ -1,5 +1,5 @@
-//! Apps that close or reset their connection while they wait for Redis. Redis must not execute the
-//! requests of such apps.
+//! Tests apps that close or reset their connection while the apps wait for Redis. Redis must not
+//! execute the requests of such apps.
 //!
 //! In most tests, `--max-connections` is 1 and one app holds the connection, so a second app waits
 //! in the queue.
@@ -79,19 +79,6 @@ impl Scene {
         app
     }
 
-    /// Connects an app, which sends AUTH and `request`. Returns when the app waits for a connection
-    /// to Redis.
-    fn waiting(&self, request: &[u8]) -> TcpStream {
-        let app = self.sent(request);
-        self.wait_for_waiting(1.0);
-        app
-    }
-
-    fn wait_for_abandoned(&self) {
-        wait_until("the connection is abandoned", || self.abandoned() == 1.0);
-        self.wait_for_waiting(0.0);
-    }
-
     /// Disconnects the app `busy`, and waits until another app has got a reply. Returns the value
     /// of `key` and the launcher's log.
     fn value(self) -> (Reply, String) {
@@ -138,7 +125,8 @@ fn an_app_that_closes_while_waiting_cancels_its_request() {
             app.write_all(&sent).unwrap();
             scene.wait_for_waiting(1.0);
             leave(app);
-            scene.wait_for_abandoned();
+            wait_until("the connection is abandoned", || scene.abandoned() == 1.0);
+            scene.wait_for_waiting(0.0);
             let (value, log) = scene.value();
             assert_eq!(value, Reply::Nil, "{pool}");
             assert_eq!(logged(&log, "connection-abandoned", "var"), ["REDIS_URL"], "{log}");
@@ -167,7 +155,8 @@ fn an_app_that_closes_right_after_its_request_is_served() {
 #[test]
 fn a_long_request_runs_although_its_app_has_disconnected() {
     let scene = Scene::new(&[]);
-    let app = scene.waiting(&long_set());
+    let app = scene.sent(&long_set());
+    scene.wait_for_waiting(1.0);
     thread::sleep(LATE);
     // The launcher cannot notice that the app closes its connection, because the launcher has not
     // read all of the app's bytes.

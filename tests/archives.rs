@@ -1,5 +1,5 @@
-//! Tests of the archives that `bin/package` builds in `dist/`: their contents, README's commands
-//! for the installation, and the oldest supported system.
+//! Tests the archives that `bin/package` builds in `dist/`: the archives' contents, README's
+//! commands for the installation, and the oldest supported system.
 
 mod support;
 

@@ -1,4 +1,5 @@
-//! `bin/bench` prints its figures, and leaves no process and no file. No test checks any speed.
+//! Tests that `bin/bench` prints its figures, and leaves no process and no file. No test checks any
+//! speed.
 
 mod support;
 

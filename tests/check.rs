@@ -1,4 +1,4 @@
-//! The reports of `--check` (docs/check.md) about servers that work and servers that fail.
+//! Tests the reports of `--check` (docs/check.md) about servers that work and servers that fail.
 
 mod support;
 
@@ -39,7 +39,7 @@ impl Report {
         self.json["steps"][step]["state"].as_str().unwrap_or("absent")
     }
 
-    /// The states of all steps except SELECT, in their order.
+    /// The states of all steps except SELECT, in the order of the steps.
     fn states(&self) -> Vec<&str> {
         let steps = ["look-up", "tcp", "tls", "pin", "ca", "full", "auth", "ping"];
         steps.iter().map(|step| self.state(step)).collect()

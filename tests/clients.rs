@@ -1,5 +1,5 @@
-//! Real client libraries: the tests run each app in `examples/` through the launcher, as in
-//! the app's Procfile. docs/clients.md contains the results.
+//! Tests real client libraries. The tests run each app in `examples/` through the launcher, as the
+//! app's Procfile says. docs/clients.md contains the results.
 
 mod support;
 

@@ -302,7 +302,8 @@ fn the_tunnel_works_after_sigterm_until_the_commands_last_byte() {
 
 #[test]
 fn a_daemon_that_the_command_started_survives() {
-    // Signals to COMMAND's process group do not reach the daemon, because it has its own session.
+    // Signals to COMMAND's process group do not reach the daemon, because the daemon has its own
+    // session.
     let script = "setsid sh -c 'echo $$; exec sleep 60 >/dev/null 2>&1' & read -r _; exit 2";
     let mut running = Launcher::script(script).start();
     let daemon: i32 = running.line().parse().unwrap();

@@ -104,7 +104,7 @@ fn a_command_is_looked_up_in_path_like_a_shell_does() {
     let ended = run("true");
     assert_eq!(ended.code(), 126);
     assert!(ended.stderr.contains(in_first.to_str().unwrap()), "{}", ended.stderr);
-    // The second folder has an executable script, which needs a shell, because the script has no
+    // The script in the second folder is executable, but needs a shell, because the script has no
     // `#!` line.
     let in_second = executable(&folder, "second/my-script", "echo \"$0 $1\"; exit 6");
     for enabled in ["true", "false"] {

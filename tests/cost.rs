@@ -1,4 +1,4 @@
-//! The cost of a connection, in numbers that do not depend on the machine's speed.
+//! Tests what a connection costs, with numbers that do not depend on the machine's speed.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! The numbers and texts about a tunnel: on the status page, in the metrics, in `--status` and in
-//! the log.
+//! Tests the numbers and texts about a tunnel on the status page, in the metrics, in `--status` and
+//! in the log.
 
 mod support;
 

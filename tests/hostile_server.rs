@@ -1,5 +1,5 @@
-//! Servers that try to use much of the launcher's CPU time: their connections fail, and no other
-//! connection is delayed.
+//! Tests servers that try to use much of the launcher's CPU time. The connections to such a server
+//! fail, but no other connection is delayed.
 
 mod support;
 
@@ -122,7 +122,7 @@ impl RecordKeys {
     }
 }
 
-/// The shortest session ticket (RFC 8446 section 4.6.1).
+/// The shortest possible TLS session ticket (RFC 8446 section 4.6.1).
 const TICKET: [u8; 18] = [4, 0, 0, 14, 0, 0, 14, 16, 0, 0, 0, 0, 0, 0, 1, b'x', 0, 0];
 /// The largest number of these tickets that fits into one TLS record.
 const MOST_TICKETS: usize = (1 << 14) / TICKET.len();

@@ -1,4 +1,5 @@
-//! Short runs of `bin/jobs`, which counts the lost and doubled jobs of real job systems.
+//! Tests `bin/jobs` with short runs. `bin/jobs` counts the lost and doubled jobs of real job
+//! systems.
 
 mod support;
 

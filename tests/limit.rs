@@ -1,4 +1,5 @@
-//! `--max-connections`: which apps wait, in which order they are served, and what the log reports.
+//! Tests `--max-connections`: which apps wait for a connection to Redis, in which order waiting
+//! apps are served, and what the log reports.
 
 mod support;
 
@@ -84,7 +85,7 @@ fn the_log_reports_long_waits_stuck_queues_and_timeouts() {
 fn many_apps_share_a_limit_equal_to_maxclients() {
     const CONNECTIONS: usize = 4;
     for pool in ["off", "on"] {
-        // The test itself is one of the clients.
+        // The test's own connection is one of the five clients that Redis allows.
         let server = Server::with_words(&["--maxclients", "5"]);
         let mut direct = server.direct();
         let held =

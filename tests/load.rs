@@ -1,4 +1,4 @@
-//! Many connections, many requests, many launchers.
+//! Tests many connections, many requests and many launchers.
 
 mod support;
 
@@ -24,8 +24,8 @@ fn side_by_side(threads: usize, job: impl Fn(usize) + Sync) {
     });
 }
 
-/// Opens a connection. Returns the connection and the launcher's number of descriptors. After the
-/// first connection, the launcher has opened all descriptors of its own.
+/// Opens the first connection, so that the launcher opens all descriptors that it keeps. Returns
+/// the connection and the launcher's number of descriptors.
 fn at_rest(held: &Held) -> (Client, usize) {
     let mut warm = held.client();
     assert_eq!(warm.ask(&["PING"]), Reply::line("+PONG"));
@@ -95,7 +95,10 @@ fn many_short_connections_leak_no_memory_and_no_descriptor() {
     one_after_the_other(connections - connections / 10);
     wait_for_descriptors(&held, before);
     let after = resident_kib(held.running.pid());
-    assert!(after < kib + KEPT_KIB / 4, "{kib} KiB after a tenth, {after} KiB at the end");
+    assert!(
+        after < kib + KEPT_KIB / 4,
+        "{kib} KiB after a tenth of the connections, {after} KiB at the end"
+    );
     drop(warm);
     let log = held.finish().stderr;
     let all = THREADS * connections;

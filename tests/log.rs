@@ -1,4 +1,4 @@
-//! The lines that the launcher logs (docs/operation.md).
+//! Tests the lines that the launcher logs (docs/operation.md).
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! The status page in a real browser, and the metrics in a real Prometheus.
+//! Tests the status page in a real browser, and the metrics in a real Prometheus.
 //!
 //! `WRITE_DOCS=1 cargo test --test page` also replaces the manual's screenshots.
 

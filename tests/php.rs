@@ -1,4 +1,5 @@
-//! PHP-FPM behind nginx, and Apache with mod_php and CGI, set up as in `docs/php.md`.
+//! Tests PHP-FPM behind nginx, and Apache with mod_php and CGI. The web servers are set up as in
+//! `docs/php.md`.
 
 mod support;
 

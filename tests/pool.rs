@@ -1,5 +1,6 @@
-//! A reused connection behaves like a new connection, whatever its last user sent. The tests send
-//! every command of a real Redis, with arguments that fit Redis's own descriptions of its commands.
+//! Tests that a reused connection behaves like a new connection, whatever the last user has sent.
+//! The tests send every command of a real Redis, with arguments that match Redis's own descriptions
+//! of the commands.
 //!
 //! POOL_SEED repeats the random choices of a run. POOL_ROUNDS sets how often the first test sends
 //! each command. POOL_VISITS sets how many users each thread of the second test simulates.
@@ -106,7 +107,7 @@ fn descriptions(direct: &mut Client) -> BTreeMap<String, Vec<Reply>> {
     found
 }
 
-/// Adds an argument that matches its description.
+/// Adds a random argument that matches the description `argument`.
 fn add_argument(words: &mut Vec<String>, argument: &Reply, dice: &mut Rng) {
     let flags: Vec<String> = list(field(argument, "flags")).iter().map(text).collect();
     if flags.iter().any(|flag| flag == "optional") && dice.bool() {
@@ -237,8 +238,8 @@ fn assert_like_new(client: &mut Client, direct: &mut Client, mark: &str, expecte
     let (id, state) = state(client);
     assert_eq!(state, expected);
     assert_eq!(client.ask(&["EXEC"]), Reply::line("-ERR EXEC without MULTI"));
-    // If an earlier user's WATCH or subscription were still active, these changes and messages
-    // would disturb the transaction.
+    // If an earlier user's WATCH or subscription were still active, the following changes and
+    // messages would disturb the transaction.
     assert_eq!(client.ask(&["MULTI"]), Reply::line("+OK"));
     assert_eq!(client.ask(&["ECHO", mark]), Reply::line("+QUEUED"));
     for key in 0..4 {

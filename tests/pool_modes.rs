@@ -1,4 +1,4 @@
-//! The modes of `--pool`: when the pool is on, and how many idle connections it keeps.
+//! Tests the modes of `--pool`: when the pool is on, and how many idle connections the pool keeps.
 
 mod support;
 
@@ -25,7 +25,7 @@ fn one_request(held: &Held) {
 }
 
 /// The number of `RESET` and `PING` commands that Redis has executed. In these tests, only the
-/// launcher sends them.
+/// launcher sends these commands.
 fn own_commands(direct: &mut Client) -> usize {
     calls(direct, "reset") + calls(direct, "ping")
 }

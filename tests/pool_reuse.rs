@@ -1,4 +1,5 @@
-//! `--pool on` with a real Redis: which connections are reused, and by whom.
+//! Tests `--pool on` with a real Redis: which connections are reused, and which apps get these
+//! connections.
 
 mod support;
 

@@ -41,10 +41,6 @@ impl Binary {
         self.target.split('-').next().unwrap()
     }
 
-    fn is_static(&self) -> bool {
-        self.target.ends_with("-musl")
-    }
-
     /// A launcher with the command line `words`. If the binary is for another architecture, QEMU
     /// runs the binary.
     fn launcher(&self, words: &[&str]) -> Launcher {
@@ -190,7 +186,7 @@ fn static_binary_runs_without_any_library() {
     let needs = Outcome::of(Command::new("readelf").args(["--dynamic", "/bin/busybox"]));
     assert!(!needs.stdout.contains("NEEDED"), "install busybox-static");
     let server = Server::start(Front::Redis);
-    for binary in Binary::all().iter().filter(|binary| binary.is_static()) {
+    for binary in Binary::all().iter().filter(|binary| binary.target.ends_with("-musl")) {
         let system = bare_system();
         let inside = |name: &str| system.path().join(name);
         fs::copy(&binary.file, inside("bin/start-stunnel")).unwrap();

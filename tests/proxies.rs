@@ -1,5 +1,5 @@
-//! HAProxy and nginx as TLS proxies in front of Redis, set up as in `docs/servers.md`, with
-//! Debian's configuration.
+//! Tests HAProxy and nginx as TLS proxies in front of Redis. The proxies are set up as in
+//! `docs/servers.md`, with Debian's configuration.
 
 mod support;
 
@@ -92,7 +92,7 @@ impl Proxy {
         command
     }
 
-    /// Starts the proxy, and waits until it accepts connections on this port.
+    /// Starts the proxy, and waits until the proxy accepts connections on this port.
     fn start(&self, mut command: Command, port: u16) -> Process {
         let said = self.at("said");
         let output = fs::File::create(&said).unwrap();
@@ -172,7 +172,7 @@ fn nginx_works_as_in_the_manual() {
     );
     let _nginx = proxy.start(proxy.nginx(&text), port);
     pinned_through(port);
-    // nginx before 1.23.4 speaks TLS 1.3 only if the configuration names it.
+    // nginx before 1.23.4 speaks TLS 1.3 only if the configuration names TLS 1.3.
     let url = format!("rediss://default:{PASSWORD}@127.0.0.1:{port}/0");
     let newest = Launcher::new(["--min-tls", "1.3", "--check"]).redis(&url).run();
     assert_eq!(newest.code(), 0, "{}", newest.stdout);

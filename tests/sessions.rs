@@ -1,4 +1,5 @@
-//! When the launcher resumes TLS sessions, and how connections wait for a tunnel's first handshake.
+//! Tests when the launcher resumes TLS sessions, and when app connections wait for a tunnel's first
+//! handshake.
 
 mod support;
 

@@ -308,7 +308,7 @@ struct Stage {
     clean: Server,
     network: Arc<Network>,
     held: Held,
-    /// The apps whose connections have faults, followed by the witnesses.
+    /// The apps whose connections have faults, followed by the apps without faults.
     apps: Vec<App>,
 }
 
@@ -342,9 +342,9 @@ impl Stage {
         Stage { redis, clean, network, held, apps }
     }
 
-    /// Runs all apps for this time, with faults if `faults` is given. Returns the numbers of
-    /// connections that have broken since the start of the test, first for the apps whose
-    /// connections have faults, then for the witnesses.
+    /// Runs all apps for this time, with faults if `faults` is given. Returns two numbers of
+    /// connections that have broken since the start of the test. The first number is for the apps
+    /// with faults, the second number for the apps without faults.
     fn run(&mut self, time: Duration, faults: Option<&mut Rng>) -> (usize, usize) {
         let end = Instant::now() + time;
         let mut apps = std::mem::take(&mut self.apps);

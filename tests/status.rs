@@ -1,4 +1,4 @@
-//! Access to the status of a launcher: `--status` and the status page.
+//! Tests the two ways to get a launcher's status: `--status` and the status page.
 
 mod support;
 
@@ -305,10 +305,7 @@ fn the_status_page_on_a_unix_socket_is_only_for_its_user() {
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.ends_with("ready\n"), "{answer}");
         running.finish();
-        assert_eq!(
-            fs::read_dir(folder.path()).unwrap().count(),
-            0,
-            "the launcher removes the sockets"
-        );
+        let left = fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(left, 0, "the launcher removes the sockets");
     }
 }

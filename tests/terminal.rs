@@ -206,8 +206,8 @@ fn without_a_shell_ctrl_z_has_no_effect() {
 }
 
 /// A COMMAND that writes each signal that it receives, and the signal's sender, into a file.
-/// COMMAND cannot use its terminal for that, because the terminal hangs up. After SIGTERM, COMMAND
-/// exits with 5.
+/// COMMAND cannot print the signals on its terminal, because the terminal hangs up. After SIGTERM,
+/// COMMAND exits with 5.
 struct Notes {
     folder: tempfile::TempDir,
 }

@@ -102,8 +102,8 @@ fn without_any_thread_the_launcher_exits_with_126() {
     assert_eq!(last["at"], "command-failed", "{last}");
 }
 
-/// If this environment variable is set, the following test panics instead of starting a process
-/// that panics.
+/// If this environment variable is set, the following test panics itself. Otherwise the test starts
+/// a process that panics.
 const PANICS: &str = "START_STUNNEL_TEST_PANICS";
 
 #[test]

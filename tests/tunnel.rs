@@ -1,4 +1,4 @@
-//! Connections through the tunnel, to real servers and to servers that misbehave.
+//! Tests connections through the tunnel, to real servers and to servers that misbehave.
 
 mod support;
 
@@ -146,7 +146,7 @@ fn bytes_written_just_before_command_ends_reach_redis() {
 fn the_drain_waits_until_a_slow_server_has_read_everything() {
     const WRITTEN: usize = 4 * MIB;
     let peer = Peer::tls(|mut tls| {
-        thread::sleep(Duration::from_millis(300)); // The fault: buffers fill meanwhile.
+        thread::sleep(Duration::from_millis(300)); // Meanwhile, all buffers fill.
         rest(&mut tls)
     });
     let script = format!(

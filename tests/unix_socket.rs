@@ -1,4 +1,4 @@
-//! `--listen unix`: a socket that only its user can open.
+//! Tests `--listen unix`, which makes a socket that only its user can open.
 
 mod support;
 

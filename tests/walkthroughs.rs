@@ -116,20 +116,16 @@ fn sidekiq_works_before_and_after_the_documented_change() {
     let server = Server::start(Front::Redis);
     let (before, after) = (snippet("sidekiq-before"), snippet("sidekiq-after"));
     assert!(snippet("sidekiq-procfile").starts_with("worker: bin/start-stunnel "));
-    assert!(
-        sidekiq_works(&before, &server, "false"),
-        "without the launcher, the old initializer works"
-    );
-    assert!(
-        !sidekiq_works(&after, &server, "false"),
-        "without the launcher, the new initializer must fail"
-    );
-    assert!(sidekiq_works(&after, &server, "true"), "with the launcher, the new initializer works");
-    assert!(sidekiq_works("", &server, "true"), "with the launcher, no initializer is needed");
-    assert!(
-        sidekiq_works(&before, &server, "true"),
-        "with the launcher, the old initializer works, too"
-    );
+    for (initializer, enabled, works) in [
+        (before.as_str(), "false", true),
+        (&after, "false", false),
+        (&after, "true", true),
+        ("", "true", true),
+        (&before, "true", true),
+    ] {
+        let worked = sidekiq_works(initializer, &server, enabled);
+        assert_eq!(worked, works, "STUNNEL_ENABLED={enabled} with the initializer {initializer:?}");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Faults of the launcher and its machine.
+//! Tests faults of the launcher and of its machine.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -76,7 +76,7 @@ fn clock_jumps_by_a_day_or_ten_years() {
         .filter(|line| line.contains("at=connection-closed"))
         .map(|line| &line[3..7])
         .collect();
-    assert!(years.iter().any(|year| *year != years[0]), "the clock did jump: {years:?}");
+    assert!(years.iter().any(|year| *year != years[0]), "the clock has jumped: {years:?}");
 }
 
 #[test]
@@ -144,6 +144,6 @@ fn launcher_is_killed() {
     send_signal(held.running.pid(), libc::SIGKILL);
     let gone = client.reply().expect_err("the connection is gone").kind();
     assert!(matches!(gone, ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset), "{gone:?}");
-    wait_until("COMMAND has had its SIGTERM", || !is_alive(command));
+    wait_until("COMMAND has died by SIGTERM", || !is_alive(command));
     wait_until("Redis has lost the connection", || connections(&mut server.direct()) == 0);
 }

@@ -30,12 +30,12 @@ const MOST_AT_ONCE: usize = 202;
 /// The number of app connections that each test exposes to its fault.
 const TIMES: usize = 20;
 
-/// A row of the table in docs/faults.md, named by its first cell.
+/// The first cell of a row of the table in docs/faults.md.
 struct Fault(&'static str);
 
 inventory::collect!(Fault);
 
-/// Registers the row of the table that a test covers.
+/// Registers the row of docs/faults.md that a test covers.
 macro_rules! fault {
     ($row:literal) => {
         inventory::submit! { crate::Fault($row) }
@@ -162,7 +162,11 @@ impl Scene {
         let pid = self.pid();
         wait_until("descriptors are as before", || self.is_closed());
         let kib = resident_kib(pid);
-        assert!(kib < self.kib + KEPT_KIB, "{} KiB have become {kib}", self.kib);
+        assert!(
+            kib < self.kib + KEPT_KIB,
+            "the launcher's memory grew from {} to {kib} KiB",
+            self.kib
+        );
         wait_until("the launcher is at rest", || {
             let before = cpu_ticks(pid);
             thread::sleep(Duration::from_millis(200)); // A busy loop would use CPU time meanwhile.

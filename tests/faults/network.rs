@@ -1,4 +1,4 @@
-//! Faults of name lookups and of the network.
+//! Tests faults of name lookups and of the network.
 
 use std::fs;
 use std::io::{ErrorKind, Write};

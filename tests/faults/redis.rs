@@ -1,4 +1,4 @@
-//! Faults of Redis, or of the stunnel in front of Redis.
+//! Tests faults of Redis, and of the stunnel in front of Redis.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -77,7 +77,7 @@ fn plaintext_server_is_recognised_by_one_probe() {
 fn no_more_clients(server: &Server, held: usize) -> Client {
     let mut direct = server.direct();
     // Wait, because connections from the server's start may still be open.
-    wait_until("the server has only the held clients", || connections(&mut direct) == held);
+    wait_until("only the launcher's clients are connected", || connections(&mut direct) == held);
     let most = (held + 1).to_string();
     assert_eq!(direct.ask(&["CONFIG", "SET", "maxclients", &most]), Reply::line("+OK"));
     direct
@@ -216,7 +216,7 @@ fn redis_stops_reading() {
     scene.others_go_on();
     let kib = resident_kib(scene.pid());
     assert!(kib < scene.kib + KEPT_KIB, "{kib} KiB");
-    // The launcher must notice the reset, although it has stopped reading from the app.
+    // The launcher must notice the reset, although the launcher has stopped reading from the app.
     reset(&app);
     drop(app);
     wait_until("the launcher closes the connection", || {
@@ -265,7 +265,7 @@ fn redis_restarts_under_two_hundred_busy_connections() {
     let scene = Scene::new(&server.url());
     let port = scene.held.port;
     let round = AtomicUsize::new(0);
-    // For each client, the round of its latest answered request.
+    // The round of each client's latest answered request.
     let seen: Vec<_> = (0..CLIENTS).map(|_| AtomicUsize::new(OVER)).collect();
     let all_busy = |now: usize| {
         round.store(now, Ordering::Relaxed);

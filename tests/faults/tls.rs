@@ -1,4 +1,5 @@
-//! Faults of TLS: resets during and after the handshake, garbage, new keys, and records in pieces.
+//! Tests faults of TLS: resets during and after the handshake, garbage instead of TLS, new keys,
+//! and records in pieces.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -73,7 +74,8 @@ fn redis_sends_garbage_instead_of_tls() {
     let peer = Peer::tcp(|mut stream| {
         stream.read_exact(&mut [0; 5]).unwrap();
         let noise: Vec<u8> = (0..5000_u32).map(|n| (n * n % 251) as u8).collect();
-        // The launcher may close the connection before it has read everything.
+        // Ignore the error: the launcher may close the connection before the server has sent all
+        // bytes.
         let _ = stream.write_all(&noise);
         rest(&mut stream);
     });

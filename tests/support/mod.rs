@@ -113,7 +113,7 @@ pub fn two_free_ports() -> u16 {
 
 /// Makes `command` run with the default actions for SIGHUP, SIGINT and SIGQUIT. The tests ignore
 /// some of these signals if the tests run under nohup(1) or as a background job of a script. Each
-/// program that a test starts would inherit this.
+/// program that a test starts would inherit the ignored signals.
 pub fn heed_signals(command: &mut Command) {
     // SAFETY: signal(2) is async-signal-safe, and the default action runs no code of ours.
     unsafe {
@@ -180,8 +180,8 @@ pub fn http_get(port: u16, path: &str) -> Option<String> {
     (answer.code == 200).then_some(answer.body)
 }
 
-/// The path of libfaketime, a library that changes a program's clock. If it is missing, prints that
-/// the test is skipped and returns `None`.
+/// The path of libfaketime, a library that changes a program's clock. If libfaketime is missing,
+/// prints that the test is skipped, and returns `None`.
 pub fn faketime() -> Option<&'static str> {
     const LIBRARIES: [&str; 2] = [
         "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",

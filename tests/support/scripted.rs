@@ -7,7 +7,7 @@ use openssl::ssl::SslVersion;
 
 use super::peer::{Peer, acceptor};
 
-/// Reads the words of the next request; `None` at the end of the stream.
+/// Reads the words of the next request. Returns `None` at the end of the stream.
 fn next_request(stream: &mut impl BufRead) -> Option<Vec<String>> {
     let count = number(stream)?;
     let mut words = Vec::new();

@@ -85,7 +85,7 @@ pub struct Server {
     pub port: u16,
     front: Front,
     folder: TempDir,
-    /// The commands that started the processes; the first one is `redis-server`.
+    /// The commands that started the processes. The first command is `redis-server`.
     commands: Vec<Command>,
     processes: Vec<Process>,
 }
@@ -224,8 +224,7 @@ impl Server {
     /// Kills `redis-server`, and starts the server again after the time `away`. Does not wait
     /// until the server answers.
     pub fn restart(&mut self, away: Duration) {
-        self.processes[0].0.kill().unwrap();
-        self.processes[0].wait();
+        self.stop();
         std::thread::sleep(away); // This is the outage that the caller wants.
         self.processes[0] = Process(self.commands[0].spawn().unwrap());
     }
@@ -242,7 +241,7 @@ impl Server {
         assert!(self.answers(), "redis-server starts again");
     }
 
-    /// The URL with the plaintext port, as an app gets it from its provider.
+    /// The URL with the plaintext port, as a provider gives the URL to an app.
     pub fn url(&self) -> String {
         format!("redis://default:{PASSWORD}@{}:{}/0", self.address, self.port)
     }

@@ -74,7 +74,7 @@ impl StatusPage {
         self.of_tunnel("upstream_connections", &format!(",state=\"{state}\"")).unwrap()
     }
 
-    /// Waits until all connections to Redis are idle. Returns their number.
+    /// Waits until all connections to Redis are idle. Returns the number of connections to Redis.
     pub fn wait_until_all_is_idle(&self) -> f64 {
         eventually("all connections are idle", || {
             let busy = self.upstream("relaying") + self.upstream("connecting");
