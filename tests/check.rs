@@ -337,7 +337,7 @@ fn user_and_password_in_a_servers_error_are_masked() {
 }
 
 #[test]
-fn a_missing_client_certificate_names_its_settings() {
+fn the_check_names_the_settings_for_a_client_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path());
     for protocols in ["TLSv1.2", "TLSv1.3"] {

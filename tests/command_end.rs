@@ -50,7 +50,7 @@ fn the_launcher_dies_by_a_signal_without_a_core_dump() {
 }
 
 #[test]
-fn the_launcher_dies_by_a_signal_that_it_ignores_and_blocks() {
+fn a_signal_that_kills_command_kills_a_launcher_that_blocks_it() {
     // The launcher and COMMAND start with SIGHUP ignored and blocked. COMMAND removes both
     // settings, and then kills itself with SIGHUP.
     let scene = r#"
@@ -190,7 +190,7 @@ fn a_closed_pipeline_ends_the_command_with_sigpipe() {
 }
 
 #[test]
-fn a_signal_at_the_commands_end_keeps_its_exit_code() {
+fn a_signal_at_the_commands_end_does_not_change_the_exit_code() {
     for round in 0..100 {
         let mut running = Launcher::script("echo ready; read -r _; exit 5").start();
         assert_eq!(running.line(), "ready");

@@ -44,7 +44,7 @@ fn none_is_executed<S: AsRef<str>>(cases: &[(S, &str)], exit_code: i32) {
 }
 
 #[test]
-fn a_missing_command_gives_127() {
+fn launcher_exits_with_127_if_the_command_is_missing() {
     let cases = [
         ("no-such-command", "no such command"),
         ("/no/such/command", "no such command"),
@@ -57,7 +57,7 @@ fn a_missing_command_gives_127() {
 }
 
 #[test]
-fn a_missing_interpreter_gives_127_and_is_named() {
+fn launcher_exits_with_127_and_names_a_missing_interpreter() {
     let folder = tempfile::tempdir().unwrap();
     let inner = executable(&folder, "inner", "#!/no/such/interpreter\n");
     let cases = [
@@ -70,7 +70,7 @@ fn a_missing_interpreter_gives_127_and_is_named() {
 }
 
 #[test]
-fn a_command_that_cannot_be_executed_gives_126_and_the_reason() {
+fn launcher_exits_with_126_if_the_command_is_not_executable() {
     let folder = tempfile::tempdir().unwrap();
     let plain = folder.path().join("plain").to_str().unwrap().to_owned();
     fs::write(&plain, "#!/bin/sh\n").unwrap();

@@ -107,7 +107,7 @@ fn wrong_usage_exits_with_2_and_help_and_version_with_0() {
 }
 
 #[test]
-fn taken_port_is_an_error_under_port_taken_fail() {
+fn with_port_taken_fail_a_taken_port_is_an_error() {
     let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let options = ["--port-taken", "fail", "--listen-port", &port, "echo", "ran"];

@@ -102,7 +102,7 @@ fn push(stream: &mut impl Write) {
 }
 
 #[test]
-fn a_stalled_connection_costs_no_more_than_security_md_says() {
+fn a_stalled_connection_needs_no_more_memory_than_documented() {
     const CONNECTIONS: u64 = 40;
     const LONG: Duration = Duration::from_secs(1);
     let sentence = include_str!("../SECURITY.md");

@@ -124,7 +124,7 @@ fn after_a_dns_change_no_app_gets_the_old_server() {
     let mut old = scene.old.direct();
     assert_eq!(scene.writers(3), vec![Reply::line("+OK"); 3]);
     make_replica(&mut old);
-    // The name still leads to the old primary, so all apps get READONLY, as without a tunnel.
+    // The name still has the old primary's address, so all apps get READONLY, as without a tunnel.
     for _ in 0..3 {
         assert!(scene.writers(2).iter().all(|reply| is_error(reply, "READONLY")));
     }
@@ -207,7 +207,7 @@ fn who(held: &Held) -> Reply {
 }
 
 #[test]
-fn a_connection_is_reused_while_the_name_has_its_address() {
+fn connections_are_reused_while_the_name_keeps_their_address() {
     let hosts = Hosts::new();
     let Some((old, _new, _heard, held)) = two_names(&hosts) else { return };
     assert_eq!(who(&held), Reply::line("+old"));
@@ -224,7 +224,7 @@ fn a_connection_is_reused_while_the_name_has_its_address() {
 }
 
 #[test]
-fn a_failed_lookup_closes_the_app_but_keeps_idle_connections() {
+fn a_failed_lookup_refuses_the_app_but_keeps_idle_connections() {
     let hosts = Hosts::new();
     let Some((old, _new, _heard, held)) = two_names(&hosts) else { return };
     assert_eq!(who(&held), Reply::line("+old"));

@@ -62,7 +62,7 @@ fn sidekiq_loses_no_job_in_a_fail_over() {
 }
 
 #[test]
-fn lost_doubled_and_rejected_jobs_are_counted() {
+fn bin_jobs_counts_lost_doubled_and_rejected_jobs() {
     let folder = tempfile::tempdir().unwrap();
     let enqueued = "ok a\nok b\nok c\nfailed d OSError: gone\n";
     fs::write(folder.path().join("enqueued"), enqueued).unwrap();
@@ -84,7 +84,7 @@ fn lost_doubled_and_rejected_jobs_are_counted() {
 }
 
 #[test]
-fn interrupted_run_leaves_no_process_and_no_file() {
+fn interrupted_bin_jobs_leaves_no_process_and_no_file() {
     let run = Tool::start("jobs", &["--systems", "celery", "--scenarios", "restarts"], &[]);
     // The eight processes are bin/jobs, Redis, and two workers with two child processes each.
     wait_until("the workers run", || run.processes() >= 8);

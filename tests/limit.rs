@@ -82,7 +82,7 @@ fn the_log_reports_long_waits_stuck_queues_and_timeouts() {
 }
 
 #[test]
-fn many_apps_share_a_limit_equal_to_maxclients() {
+fn many_apps_are_served_if_the_limit_equals_maxclients() {
     const CONNECTIONS: usize = 4;
     for pool in ["off", "on"] {
         // The test's own connection is one of the five clients that Redis allows.

@@ -111,7 +111,7 @@ fn twenty_launchers_on_one_machine_do_not_disturb_each_other() {
     let server = Server::start(Front::Redis);
     let launchers: Vec<Held> = (0..20)
         .map(|n| {
-            // All launchers want the same port.
+            // Without a configured port, all launchers try the same port first.
             let url = server.url().replace("/0", &format!("/{}", n % 16));
             let launcher = Launcher::holding(&url);
             launcher.env("STUNNEL_LISTEN_PORT", "").start_held()

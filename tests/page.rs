@@ -142,7 +142,7 @@ fn three_tunnels(folder: &Path) -> (Scene, [Server; 3], Vec<Client>) {
 }
 
 #[test]
-fn a_browser_shows_the_page_in_wide_and_narrow_windows() {
+fn a_browser_shows_the_status_page_in_wide_and_narrow_windows() {
     // Chromium may be missing, because bin/setup cannot install Chromium on Ubuntu.
     if Command::new("chromium").arg("--version").output().is_err() {
         return support::skip("the status page in a browser: there is no chromium");

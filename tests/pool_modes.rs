@@ -89,7 +89,7 @@ fn pool_auto_counts_only_connections_that_got_an_answer() {
     let mut direct = server.direct();
     let pings = own_commands(&mut direct);
     let held = hold(&server, &[]);
-    // Like a port scan or a simple health check, these apps only connect.
+    // These apps only connect, like a port scan or a simple health check.
     (0..2 * MANY).for_each(|_| drop(held.open()));
     wait_until_all_are_closed(&mut direct);
     (0..2).for_each(|_| one_request(&held));

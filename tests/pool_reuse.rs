@@ -118,7 +118,7 @@ fn a_new_password_applies_to_reused_connections() {
 }
 
 #[test]
-fn an_idle_connection_keeps_its_state_until_the_next_app() {
+fn an_idle_connection_is_reset_when_the_next_app_comes() {
     let (_server, mut direct, held, page) = warm();
     let mut app = held.client();
     app.ask(&["CLIENT", "SETNAME", "first"]);
@@ -132,7 +132,7 @@ fn an_idle_connection_keeps_its_state_until_the_next_app() {
 }
 
 #[test]
-fn no_app_gets_a_connection_from_before_a_restart() {
+fn after_a_redis_restart_no_app_gets_an_old_connection() {
     let (mut server, _direct, held, page) = warm();
     for _ in 0..3 {
         server.restart(Duration::ZERO);
@@ -160,7 +160,7 @@ fn idle_connections_close_when_the_command_ends() {
 }
 
 #[test]
-fn a_redis_that_hangs_for_a_moment_is_pooled_again() {
+fn connections_are_reused_again_after_redis_has_hung() {
     let server = Server::start(Front::Redis);
     let mut direct = server.direct();
     let (held, page) = hold(&server.url(), &[("STUNNEL_CONNECT_TIMEOUT", "2s")]);

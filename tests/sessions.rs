@@ -59,7 +59,7 @@ fn averse_to_sessions(refuse: fn(TcpStream)) -> Peer<()> {
 }
 
 #[test]
-fn after_two_failed_resumptions_handshakes_are_full() {
+fn after_two_failed_resumptions_all_handshakes_are_full() {
     let hang: fn(TcpStream) = |mut stream| drop(rest(&mut stream));
     let close: fn(TcpStream) = |mut stream| drop(stream.read(&mut [0; 1 << 14]));
     let send_reset: fn(TcpStream) = |stream| reset(&stream);

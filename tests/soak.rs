@@ -201,7 +201,7 @@ impl App {
         self.disconnect(client)
     }
 
-    /// A unique ECHO, and the expected reply.
+    /// An ECHO request with a unique text, and the expected reply.
     fn echo(&mut self) -> (Vec<u8>, Reply) {
         let token = format!("{} {:x}", self.name, self.dice.u64(..));
         (request(&[b"ECHO", token.as_bytes()]), Reply::Bulk(token.into_bytes()))

@@ -169,7 +169,7 @@ fn status_ignores_impostors_with_another_user_or_pid() {
 }
 
 #[test]
-fn status_reports_a_launcher_without_an_answer_as_failing() {
+fn status_reports_a_launcher_that_does_not_answer_as_failing() {
     // A launcher that is short of memory closes the connection without an answer, too.
     let pid = std::process::id();
     impostor(pid, String::new());
@@ -192,7 +192,7 @@ fn status_prints_no_error_if_its_output_is_a_closed_pipe() {
 }
 
 #[test]
-fn only_a_page_on_loopback_refuses_unknown_host_names() {
+fn only_a_status_page_on_loopback_refuses_unknown_host_names() {
     security_says("a request with a foreign name in `Host` gets 421");
     for (address, code, warnings) in [("0", 421, 0), ("localhost:0", 421, 0), ("0.0.0.0:0", 200, 1)]
     {

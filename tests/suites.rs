@@ -62,7 +62,7 @@ fn bin_suites_fails_if_a_different_result_is_unexplained() {
     let only_in_auto = "[ \"$STUNNEL_POOL\" != auto ] || test_case sets \"$failed\"";
     let ended = suites("direct off auto", &failing_in("auto | off", only_in_auto));
     assert_eq!(ended.code(), 1, "{ended:?}");
-    // With the pool off, bin/suites accepts no explanation.
+    // If the pool is off, bin/suites accepts no explanation for a different result.
     let off = "\n  tests.a::counts_clients: direct passed, off failed\n\
         redis-py, off: 1 of 2 results differ from those with direct; unexplained: 1\n";
     let auto = "\n  tests.a::counts_clients: direct passed, auto failed (explained)\n  \

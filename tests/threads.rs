@@ -58,7 +58,7 @@ fn without_new_threads_one_name_is_resolved_at_a_time() {
         .start_two(&server.url().replace("127.0.0.1", "localhost"), "rediss://silent.test");
     let pid = held.running.pid();
     let page = StatusPage::of(pid, &[held.port, silent_port]);
-    // From now on, the launcher has only one thread for lookups.
+    // From now on, the launcher has only one thread for name lookups.
     limit_threads(user, pid, "1");
     for _ in 0..5 {
         assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));

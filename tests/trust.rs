@@ -219,7 +219,7 @@ fn traditional(certificate: &Certificate) -> String {
 }
 
 #[test]
-fn a_server_that_requires_a_client_certificate_gets_it() {
+fn a_client_certificate_is_sent_if_the_server_requires_it() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path());
     let other = tempfile::tempdir().unwrap();

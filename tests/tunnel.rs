@@ -271,7 +271,7 @@ fn the_tunnel_reaches_a_redis_at_an_ipv6_address() {
 }
 
 #[test]
-fn if_the_local_port_is_taken_another_port_is_logged() {
+fn if_the_local_port_is_taken_another_port_is_used_and_logged() {
     let server = Server::start(Front::Redis);
     let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = taken.local_addr().unwrap().port();

@@ -61,7 +61,7 @@ fn launcher_run_by_a_launcher_uses_the_first_tunnel() {
 }
 
 #[test]
-fn print_env_shows_urls_with_secrets_masked_and_warns() {
+fn print_env_masks_secrets_in_urls_and_warns() {
     let ended = Launcher::new(["--print-env"])
         .redis("redis://user:hunter2@h:6379/3?password=hunter2")
         .env("HEROKU_REDIS_OWN_URL", "rediss://:hunter2@own")

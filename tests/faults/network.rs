@@ -29,7 +29,7 @@ fn with_names(content: &str) -> Option<(NamedTempFile, Launcher)> {
 }
 
 #[test]
-fn name_does_not_resolve_and_later_resolves() {
+fn host_name_that_does_not_resolve_may_resolve_later() {
     fault!("Redis's host name does not resolve; later it does");
     let Some((hosts, launcher)) = with_names("127.0.0.1 localhost\n") else { return };
     let peer = Peer::tls(|mut tls| tls.write_all(b"here").unwrap());

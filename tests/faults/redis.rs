@@ -253,7 +253,7 @@ fn keep_asking(name: usize, port: u16, round: &AtomicUsize, seen: &AtomicUsize) 
     lost
 }
 
-/// In this round, all clients end.
+/// The clients stop when the round has this number.
 const OVER: usize = usize::MAX;
 
 #[test]

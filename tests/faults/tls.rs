@@ -29,7 +29,7 @@ fn redis_resets_during_the_handshake() {
 }
 
 #[test]
-fn reset_after_the_handshake_is_explained_by_one_probe() {
+fn one_probe_explains_a_reset_after_the_handshake() {
     fault!("Redis resets the connection right after the handshake");
     let peer = Peer::tls(|tls| reset(tls.get_ref()));
     let scene = Scene::new(&peer.url());
@@ -41,15 +41,15 @@ fn reset_after_the_handshake_is_explained_by_one_probe() {
 }
 
 #[test]
-fn every_app_learns_the_reason_that_one_probe_found() {
+fn all_apps_get_the_reason_that_one_probe_has_found() {
     let plain = acceptor(SslVersion::TLS1_3);
     // This acceptor refuses every client, because it trusts no client certificate.
     let mut demanding = acceptor_builder(SslVersion::TLS1_3);
     demanding.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
     let demanding = demanding.build();
     let peer = Peer::numbered(move |number, stream| match number {
-        // The launcher opens a second connection to learn the reason. On this connection, the
-        // server sends the alert that names the reason.
+        // The launcher opens a second connection to learn why the first connection failed. On the
+        // second connection, the server sends the alert that names the reason.
         1 => {
             let Err(HandshakeError::Failure(mut failed)) = demanding.accept(stream) else {
                 panic!("the launcher has sent a client certificate");
@@ -150,7 +150,7 @@ fn echo_with_new_keys(mut tls: SslStream<TcpStream>) -> usize {
 }
 
 #[test]
-fn redis_asks_for_new_keys() {
+fn redis_requests_new_tls_keys() {
     fault!("Redis requests new keys (TLS 1.3 key update)");
     let peer = Peer::tls(echo_with_new_keys);
     let scene = Scene::new(&peer.url());
@@ -167,7 +167,7 @@ fn redis_asks_for_new_keys() {
 }
 
 #[test]
-fn redis_renegotiates() {
+fn redis_requests_a_tls_renegotiation() {
     fault!("Redis renegotiates (TLS 1.2)");
     let acceptor = acceptor(SslVersion::TLS1_2);
     // The server sends hello, and requests another handshake. The result is true if the launcher

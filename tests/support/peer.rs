@@ -161,7 +161,7 @@ impl Gate {
         self.kept = Some(Vec::new());
     }
 
-    /// Sends written bytes again from now on. Returns the bytes that were held back.
+    /// Stops holding back written bytes. Returns the bytes that were held back.
     pub fn open(&mut self) -> Vec<u8> {
         self.kept.take().expect("a closed gate")
     }
