@@ -215,8 +215,8 @@ pub fn all_files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The files with this extension below a folder of this repository, in alphabetical order. Each path
-/// is relative to the repository.
+/// The files with this extension below a folder of this repository, in alphabetical order. Each
+/// path is relative to the repository.
 pub fn files(folder: &str, extension: &str) -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut all = all_files(&root.join(folder));
