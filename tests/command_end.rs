@@ -114,7 +114,7 @@ fn when_the_command_is_timeout_1_its_child_is_killed() {
     // timeout(1) itself.
     let timeout = command_of(running.pid());
     wait_until("timeout(1) waits for its child", || state(timeout) == 'S');
-    // timeout(1) also gets SIGALRM when its time has expired.
+    // SIGALRM is the signal that timeout(1) gets when its time limit has expired.
     running.signal(libc::SIGALRM);
     assert_eq!(running.finish().signal(), libc::SIGKILL);
     wait_until("the child is gone", || !is_alive(child));

@@ -104,7 +104,7 @@ fn shim_without_launcher_runs_the_command_if_disabled() {
             assert_eq!((ended.code(), ended.stderr.as_str()), (3, ""));
         }
     }
-    // The option overrides the variable.
+    // The option --enabled overrides the variable STUNNEL_ENABLED.
     let words = [&["--enabled=no"][..], &command].concat();
     let ended = checkout.launcher(&words).redis("redis://h").env("STUNNEL_ENABLED", "yes").run();
     assert_eq!(ended.code(), 3, "{}", ended.stderr);

@@ -160,7 +160,7 @@ fn after_a_burst_two_idle_connections_stay_open() {
     let mut direct = server.direct();
     let before = accepted(&mut direct);
     let held = hold(&server, &[("STUNNEL_POOL", "on")]);
-    // The first connection becomes idle before the others.
+    // The first connection to Redis becomes idle before the other connections are opened.
     burst(&held, 1);
     let page = held.page();
     page.wait_for_idle(1);

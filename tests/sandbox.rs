@@ -70,8 +70,8 @@ fn the_sandbox_stops_an_attacker_inside_the_launcher() {
     assert!(output.contains("1 passed"), "{output}{}", String::from_utf8_lossy(&attacker.stderr));
 }
 
-/// Applies the rules to this thread. A thread that started earlier must be able to apply the rules,
-/// too.
+/// Applies the sandbox's rules to this thread. A thread that started earlier must be able to apply
+/// the rules, too.
 fn apply(rights: &Rights) {
     let (applied, wait) = mpsc::channel::<()>();
     let older = thread::spawn(move || {
@@ -82,12 +82,12 @@ fn apply(rights: &Rights) {
     let abi = rights.keep_only().abi().expect("Landlock");
     drop(applied);
     let (before, entered, after) = older.join().unwrap();
-    // From ABI version 8 of Landlock on, the rules restrict all threads at once.
+    // From ABI version 8 of Landlock on, one call restricts all threads of a process.
     let expected = if abi >= 8 { libc::EACCES } else { 0 };
     assert_eq!((before, entered, after), (expected, 0, libc::EACCES));
 }
 
-/// Tries to do what the launcher's rules deny.
+/// Tries to do what the sandbox's rules deny.
 fn attack(app: &Path) {
     let command = Process(Command::new("cat").stdin(Stdio::piped()).spawn().unwrap());
     let [redis, other] = [(); 2].map(|()| TcpListener::bind(("127.0.0.1", 0)).unwrap());
@@ -117,7 +117,7 @@ fn attack(app: &Path) {
         ("read COMMAND's environment", errno(of_command("environ")), libc::EACCES),
         ("read COMMAND's memory", errno(of_command("mem")), libc::EACCES),
         ("trace COMMAND", errno(traced(pid)), libc::EPERM),
-        // The launcher needs these rights.
+        // The sandbox must leave the launcher these rights.
         ("read /etc", errno(fs::read("/etc/passwd")), 0),
         ("connect to Redis", errno(TcpStream::connect(redis)), 0),
         // Landlock cannot deny these rights.
@@ -151,7 +151,7 @@ fn listened() -> io::Result<()> {
 // --- The real launcher ------------------------------------------------------------------------
 
 /// For each thread of a process: true if the thread has set `NoNewPrivs`. A thread sets
-/// `NoNewPrivs` when the thread applies the rules.
+/// `NoNewPrivs` when the thread applies the sandbox's rules.
 fn no_new_privs(pid: i32) -> Vec<bool> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let statuses =
@@ -159,9 +159,9 @@ fn no_new_privs(pid: i32) -> Vec<bool> {
     statuses.map(|status| status.contains("NoNewPrivs:\t1")).collect()
 }
 
-/// Waits until every thread of a launcher has applied the rules.
+/// Waits until every thread of a launcher has applied the sandbox's rules.
 fn wait_for_sandbox(launcher: i32) {
-    wait_until("the rules restrict every thread", || {
+    wait_until("the sandbox restricts every thread", || {
         let threads = no_new_privs(launcher);
         threads.len() >= 3 && threads.iter().all(|restricted| *restricted)
     });

@@ -240,7 +240,8 @@ fn after_rapid_stops_and_continues_the_command_runs() {
         (0..round * 200).for_each(|_| std::hint::spin_loop());
         running.signal(libc::SIGCONT);
     }
-    // A process may lose a SIGCONT that arrives at the moment of a stop, so send SIGCONT again.
+    // Send SIGCONT again, because the kernel may lose a SIGCONT that arrives at the moment of a
+    // stop.
     let command = command_of(running.pid());
     wait_until("both run", || {
         running.signal(libc::SIGCONT);

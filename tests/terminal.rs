@@ -367,7 +367,7 @@ fn a_shells_job_gets_one_sighup_when_the_terminal_hangs_up() {
 #[test]
 fn ctrl_c_after_fg_ends_the_whole_job() {
     let mut terminal = Terminal::shell(&[]);
-    // The inner shell runs until sleep has ended.
+    // The shell inside the launcher would print "not reached" if Ctrl-C ended only sleep.
     terminal.type_line(&format!("{BINARY} sh -c 'echo rea''dy; sleep 1000; echo not reached' &"));
     terminal.expect("ready");
     terminal.bring_to_foreground("not reached'");

@@ -63,7 +63,7 @@ fn without_new_threads_one_name_is_resolved_at_a_time() {
     for _ in 0..5 {
         assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
     }
-    // The lookup of silent.test keeps this thread busy.
+    // The name lookup of silent.test keeps the only lookup thread busy.
     let mut waiting = Client::open(silent_port);
     silent.recv(&mut [0; 512]).expect("a query to the name server");
     let refused = held.open().reply().unwrap_err();

@@ -129,7 +129,7 @@ fn no_program_reads_the_log() {
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("pipe");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    // The pipe has a reader that never reads.
+    // The test opens the pipe, but never reads from the pipe.
     let _reader = fs::File::options().read(true).write(true).open(&pipe).unwrap();
     works_with_its_log(&format!("2>{}", pipe.display()));
 }

@@ -70,7 +70,7 @@ pub fn eventually_within<T>(
     }
 }
 
-/// A process that is killed when the test ends.
+/// A process that is killed when this value is dropped, at the latest at the end of the test.
 pub struct Process(pub Child);
 
 impl Process {

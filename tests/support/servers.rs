@@ -20,7 +20,7 @@ pub const PASSWORD: &str = "s3cret-password";
 pub enum Front {
     /// `redis-server` itself.
     Redis,
-    /// `stunnel4` in front of a plaintext `redis-server`, as Heroku ran it.
+    /// `stunnel4` in front of a plaintext `redis-server`, as on Heroku in the past.
     Stunnel,
 }
 
