@@ -70,7 +70,7 @@ fn only_launch_rs_mentions_the_pool() {
         // Hints may contain the words "connection pools", which mean the pools of Redis clients in
         // apps.
         let text = text(&file).to_lowercase().replace("connection pools", "");
-        assert!(!text.contains("pool"), "{file} names the pool");
+        assert!(!text.contains("pool"), "{file} mentions the pool");
     }
 }
 

@@ -69,7 +69,11 @@ fn quick_benchmark_prints_figures_of_every_proxy() {
     }
     let cpu = row(&table, "one connection", "CPU s/million");
     assert!(are_measured(&cpu[..7]), "{cpu:?}");
-    assert_eq!([&cpu[7], &cpu[8], &cpu[10]], ["", "", ""], "no proxy has this figure: {cpu:?}");
+    assert_eq!(
+        [&cpu[7], &cpu[8], &cpu[10]],
+        ["", "", ""],
+        "these proxies must have no such figure: {cpu:?}"
+    );
     let is_ratio = |cell: &String| cell.parse::<f64>().is_ok_and(|ratio| ratio > 0.0);
     assert!(cpu[11..].iter().all(is_ratio), "{cpu:?}");
     for figure in ["launcher ms", "disabled ms"] {
