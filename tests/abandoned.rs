@@ -1,5 +1,5 @@
-//! Apps that close or reset their connection while they wait for Redis. Redis must not execute the
-//! requests of such apps.
+//! Tests apps that close or reset their connection while the apps wait for Redis. Redis must not
+//! execute the requests of such apps.
 //!
 //! In most tests, `--max-connections` is 1 and one app holds the connection, so a second app waits
 //! in the queue.
@@ -21,14 +21,15 @@ use support::resp::{Client, Reply, request};
 use support::scripted::{converse, redis};
 use support::servers::{Front, PASSWORD, Server};
 use support::status::StatusPage;
-use support::{eventually, reset, rest};
+use support::{eventually, reset, rest, wait_until};
 
-/// If an app closes its connection this long after its last byte, the app no longer waits.
+/// If an app closes its connection this long after its last byte, the launcher treats the app as
+/// gone.
 const LATE: Duration = Duration::from_secs(1);
-/// More bytes than the launcher reads from an app that waits.
+/// More bytes than the launcher reads from an app while the app waits for a connection to Redis.
 const MORE_THAN_THE_BUFFER: usize = 20_000;
 
-/// A launcher with at most one connection to Redis, which the app `busy` uses.
+/// A launcher that may have only one connection to Redis. The app `busy` uses this connection.
 struct Scene {
     server: Server,
     held: Held,
@@ -41,7 +42,7 @@ impl Scene {
         Scene::of(Launcher::script(support::launcher::HOLD), settings)
     }
 
-    /// Like `new`, with a launcher whose COMMAND first prints its URL.
+    /// Like `new`, but for any launcher whose COMMAND first prints the value of `REDIS_URL`.
     fn of(launcher: Launcher, settings: &[(&str, &str)]) -> Scene {
         let server = Server::start(Front::Redis);
         let launcher = launcher.redis(&server.url()).settings(&[
@@ -62,8 +63,8 @@ impl Scene {
     }
 
     fn wait_for_waiting(&self, count: f64) {
-        eventually("the expected number of apps waits", || {
-            (self.metric("connections_waiting{tunnel=\"REDIS_URL\"}") == count).then_some(())
+        wait_until("the expected number of apps waits", || {
+            self.metric("connections_waiting{tunnel=\"REDIS_URL\"}") == count
         });
     }
 
@@ -71,26 +72,15 @@ impl Scene {
         self.metric("connections_closed_total{tunnel=\"REDIS_URL\",reason=\"abandoned\"}")
     }
 
-    /// An app that has sent AUTH and this request.
+    /// Connects an app, which sends AUTH and `request`.
     fn sent(&self, request: &[u8]) -> TcpStream {
         let mut app = self.held.tcp();
         app.write_all(&login_and(request)).unwrap();
         app
     }
 
-    /// An app that has sent AUTH and this request, and waits in the queue.
-    fn waiting(&self, request: &[u8]) -> TcpStream {
-        let app = self.sent(request);
-        self.wait_for_waiting(1.0);
-        app
-    }
-
-    fn wait_for_abandoned(&self) {
-        eventually("the connection is abandoned", || (self.abandoned() == 1.0).then_some(()));
-        self.wait_for_waiting(0.0);
-    }
-
-    /// Closes the busy app. After another app was served, returns the key's value and the log.
+    /// Disconnects the app `busy`, and waits until another app has got a reply. Returns the value
+    /// of `key` and the launcher's log.
     fn value(self) -> (Reply, String) {
         drop(self.busy);
         assert_eq!(self.held.client().ask(&["PING"]), Reply::line("+PONG"));
@@ -108,7 +98,7 @@ fn incr() -> Vec<u8> {
     request(&[b"INCR", b"key"])
 }
 
-/// A request that sets the key, and is longer than [`MORE_THAN_THE_BUFFER`].
+/// A SET request that is longer than [`MORE_THAN_THE_BUFFER`].
 fn long_set() -> Vec<u8> {
     request(&[b"SET", b"key", &[b'x'; MORE_THAN_THE_BUFFER]])
 }
@@ -135,7 +125,8 @@ fn an_app_that_closes_while_waiting_cancels_its_request() {
             app.write_all(&sent).unwrap();
             scene.wait_for_waiting(1.0);
             leave(app);
-            scene.wait_for_abandoned();
+            wait_until("the connection is abandoned", || scene.abandoned() == 1.0);
+            scene.wait_for_waiting(0.0);
             let (value, log) = scene.value();
             assert_eq!(value, Reply::Nil, "{pool}");
             assert_eq!(logged(&log, "connection-abandoned", "var"), ["REDIS_URL"], "{log}");
@@ -145,14 +136,14 @@ fn an_app_that_closes_while_waiting_cancels_its_request() {
 }
 
 #[test]
-fn a_close_right_after_the_request_is_served() {
+fn an_app_that_closes_right_after_its_request_is_served() {
     for (pool, is_half) in POOLS.into_iter().flat_map(|pool| [(pool, false), (pool, true)]) {
         let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
         let app = scene.sent(&incr());
         app.shutdown(Shutdown::Write).unwrap();
         let half_closed = is_half.then_some(app);
         scene.wait_for_waiting(1.0);
-        thread::sleep(LATE); // A long wait after the close must not matter.
+        thread::sleep(LATE); // The request must survive a long wait after the close.
         let (value, log) = scene.value();
         assert_eq!(value, Reply::bulk("1"), "{pool}: {log}");
         if let Some(mut app) = half_closed {
@@ -162,27 +153,27 @@ fn a_close_right_after_the_request_is_served() {
 }
 
 #[test]
-fn a_long_request_is_served_although_the_app_has_closed() {
+fn a_long_request_runs_although_its_app_has_disconnected() {
     let scene = Scene::new(&[]);
-    let app = scene.waiting(&long_set());
+    let app = scene.sent(&long_set());
+    scene.wait_for_waiting(1.0);
     thread::sleep(LATE);
-    // The launcher does not notice the close, because it has not read all bytes before the close.
+    // The launcher cannot notice that the app closes its connection, because the launcher has not
+    // read all of the app's bytes.
     drop(app);
     thread::sleep(LATE);
     assert_eq!(scene.abandoned(), 0.0);
     let mut direct = scene.server.direct();
     let Scene { busy, held, .. } = scene;
     drop(busy);
-    eventually("the key is set", || {
-        (direct.ask(&["STRLEN", "key"]) == Reply::line(":20000")).then_some(())
-    });
+    wait_until("the key is set", || direct.ask(&["STRLEN", "key"]) == Reply::line(":20000"));
     held.finish();
 }
 
 #[test]
-fn a_reset_in_the_handshake_frees_the_slot_at_once() {
+fn an_app_that_resets_during_the_handshake_frees_its_slot() {
     for pool in POOLS {
-        // The first connection gets no answer to its ClientHello.
+        // The server never answers the ClientHello on its first connection.
         let acceptor = acceptor(SslVersion::TLS1_3);
         let peer = Peer::numbered(move |number, mut stream| {
             if number == 0 {
@@ -200,18 +191,19 @@ fn a_reset_in_the_handshake_frees_the_slot_at_once() {
         let held = launcher.start_held();
         let mut first = held.open();
         first.send(&["INCR", "key"]);
-        eventually("the handshake begins", || (peer.accepted() == 1).then_some(()));
+        wait_until("the handshake begins", || peer.accepted() == 1);
         let mut second = held.open();
         second.send(&["PING"]);
         reset(first.stream.get_ref());
         drop(first);
-        // The reply comes long before the connect timeout.
+        // The second app gets its reply long before the connect timeout of the first app's
+        // connection.
         assert_eq!(second.reply().unwrap(), Reply::line("+PONG"), "{pool}");
     }
 }
 
-/// A script for COMMAND. Reads a port and a number of bytes, copies so many bytes from its standard
-/// input to the port, and exits when its input ends.
+/// A script for COMMAND. The script reads a port and a size from its standard input, and sends that
+/// many bytes of its input to the port. The script exits when its input ends.
 const WRITE_AND_EXIT: &str = "printf '%s\\n' \"$REDIS_URL\"; read -r port size;
     exec 3<>/dev/tcp/127.0.0.1/$port; head -c $size >&3; echo sent; cat >/dev/null";
 
@@ -230,7 +222,7 @@ fn bytes_that_command_wrote_before_its_end_are_sent() {
     let Scene { server, mut held, busy, .. } = scene;
     drop(held.running.stdin.take());
     let pid = held.running.pid();
-    eventually("COMMAND has ended", || children(pid).is_empty().then_some(()));
+    wait_until("COMMAND has ended", || children(pid).is_empty());
     thread::sleep(LATE);
     drop(busy);
     let ended = held.finish();
@@ -239,8 +231,8 @@ fn bytes_that_command_wrote_before_its_end_are_sent() {
     assert_eq!(length, Reply::line(":20000"), "{}", ended.stderr);
 }
 
-/// True if the kernel sends keepalive probes to an app whose connection has this `state` in
-/// /proc/net/tcp (proc(5)); `None` if no app connection has this state.
+/// True if the kernel sends keepalive probes on the app connection that has this `state` in
+/// /proc/net/tcp (see proc(5)). Returns `None` if no app connection has this state.
 fn has_keepalive(held: &Held, state: &str) -> Option<bool> {
     const KEEPALIVE: &str = "02:";
     let local = format!(":{:04X}", held.port);
@@ -259,17 +251,18 @@ fn a_half_closed_app_gets_keepalive_probes_and_may_wait() {
     let answers = may_answer.clone();
     let peer = Peer::tls(move |mut tls| {
         let request = rest(&mut tls);
-        eventually("the test goes on", || answers.load(Ordering::SeqCst).then_some(()));
+        wait_until("the test lets the server answer", || answers.load(Ordering::SeqCst));
         tls.write_all(b"+late\r\n").unwrap();
         request
     });
     let held = Launcher::holding(&peer.url()).env("STUNNEL_POOL", "off").start_held();
     let mut app = held.tcp();
     app.write_all(b"BLPOP list 0\r\n").unwrap();
-    eventually("the app is served", || (peer.accepted() == 1).then_some(()));
+    wait_until("the launcher has connected to the server", || peer.accepted() == 1);
     assert_eq!(has_keepalive(&held, ESTABLISHED), Some(false));
     app.shutdown(Shutdown::Write).unwrap();
-    // The launcher needs the probes to find out whether the app still exists.
+    // The kernel must probe the half-closed app, because only probes can show that the app no
+    // longer exists.
     eventually("the app is probed", || has_keepalive(&held, CLOSE_WAIT)?.then_some(()));
     may_answer.store(true, Ordering::SeqCst);
     assert_eq!(rest(&mut app), (b"+late\r\n".to_vec(), None));

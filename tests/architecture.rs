@@ -1,5 +1,5 @@
-//! Checks the house rules that clippy does not check. A module uses only modules that are listed
-//! before it in `src/lib.rs`. Lines, files and test names have a maximum length.
+//! Checks the house rules that clippy does not check. A module may use only modules that
+//! `src/lib.rs` lists before this module. Lines, files and test names have a maximum length.
 
 mod support;
 
@@ -15,14 +15,15 @@ fn modules() -> Vec<String> {
     modules.map(str::to_owned).collect()
 }
 
-/// The module of a file: `src/module.rs`, or a file in `src/module/`.
+/// The name of the module to which a source file belongs. For example, `src/pool/tap.rs` belongs to
+/// the module `pool`.
 fn module(file: &str) -> &str {
     let inside = file.strip_prefix("src/").unwrap();
     inside.split('/').next().unwrap().trim_end_matches(".rs")
 }
 
-/// The names after each `prefix` in code. Reads braces, too: `super::{a, b::C}` has the names `a`
-/// and `b`. Skips comments.
+/// The names that follow `prefix` anywhere in Rust code, without its comments. After the prefix
+/// `super::`, the code `super::{a, b::C}` contains the names `a` and `b`.
 fn names_behind(prefix: &str, text: &str) -> BTreeSet<String> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let first_name = |text: &str| text.chars().take_while(|c| is_name(*c)).collect::<String>();
@@ -53,26 +54,27 @@ fn modules_use_only_modules_listed_before_them() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(uses > 50, "this test sees only {uses} uses");
+    assert!(uses > 50, "the test found only {uses} uses of modules");
 }
 
-/// The names of the files that belong to no module.
+/// The two source files in `src` that belong to no module.
 const TOP: [&str; 2] = ["lib", "main"];
 
 #[test]
-fn only_launch_rs_names_the_pool() {
+fn only_launch_rs_mentions_the_pool() {
     let mut named = files("src", "rs");
     named.retain(|file| names_behind("crate::", &text(file)).contains("pool"));
     named.retain(|file| !["pool", "configuration"].contains(&module(file)));
     assert_eq!(named, ["src/launch.rs"]);
     for file in files("src/tunnel", "rs") {
-        // A hint may mention the connection pools of apps.
+        // Hints may contain the words "connection pools", which mean the pools of Redis clients in
+        // apps.
         let text = text(&file).to_lowercase().replace("connection pools", "");
-        assert!(!text.contains("pool"), "{file} names the pool");
+        assert!(!text.contains("pool"), "{file} mentions the pool");
     }
 }
 
-/// For each file in a module's folder, the other files of the same folder that it uses, written as
+/// For each file in a module's folder: the other files of this folder that the file uses, as
 /// `super::name` or `crate::module::name`. A subfolder counts as one file.
 fn uses_inside(folder: &str) -> BTreeMap<String, BTreeSet<String>> {
     let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -95,10 +97,11 @@ fn uses_inside(folder: &str) -> BTreeMap<String, BTreeSet<String>> {
     uses
 }
 
-/// The modules that use each other in a circle, and the modules that use a module in a circle.
+/// The modules that use each other in a circle, and all modules that use these modules.
 fn circle(uses: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<String> {
     let mut left: BTreeSet<String> = uses.keys().cloned().collect();
-    // Remove modules that use no remaining module, until every remaining module uses another.
+    // Remove each module that uses no remaining module, until every remaining module uses another
+    // remaining module.
     while let Some(last) = left.iter().find(|module| uses[*module].is_disjoint(&left)).cloned() {
         left.remove(&last);
     }
@@ -119,11 +122,11 @@ fn modules_of_a_folder_do_not_use_each_other_in_a_circle() {
             );
         }
     }
-    assert!(seen > 50, "this test sees only {seen} uses");
+    assert!(seen > 50, "the test found only {seen} uses of files");
 }
 
 #[test]
-fn circular_uses_are_found_and_comments_are_skipped() {
+fn modules_that_use_each_other_in_a_circle_are_found() {
     let names =
         |list: &[&str]| -> BTreeSet<String> { list.iter().map(|n| n.to_string()).collect() };
     let graph = |edges: &[(&str, &[&str])]| -> BTreeMap<String, BTreeSet<String>> {
@@ -145,7 +148,7 @@ fn no_line_of_rust_is_longer_than_a_hundred_columns() {
             assert!(line.chars().count() <= 100, "{file}:{number} is too long");
         }
     }
-    assert!(files.len() > 50, "this test sees only {} files", files.len());
+    assert!(files.len() > 50, "the test found only {} files", files.len());
 }
 
 #[test]
@@ -171,5 +174,5 @@ fn files_and_test_names_are_short() {
             "{file} has {lines} lines of code, more than {limit}"
         );
     }
-    assert!(tests > 400, "this test sees only {tests} tests");
+    assert!(tests > 400, "the test found only {tests} tests");
 }

@@ -1,5 +1,5 @@
-//! Tests of the archives that `bin/package` builds in `dist/`: their contents, README's commands
-//! for the installation, and the oldest supported system.
+//! Tests the archives that `bin/package` builds in `dist/`: the archives' contents, README's
+//! commands for the installation, and the oldest supported system.
 
 mod support;
 
@@ -19,7 +19,7 @@ use support::snippets::{snippet, with_ours};
 /// The target of the archive that these tests open.
 const GNU: &str = "x86_64-gnu";
 
-/// Runs a program in the project's root folder. Returns the lines that the program prints.
+/// Runs a program in the project's root folder. Returns the program's output, line by line.
 fn names(program: &str, words: &[&str]) -> Vec<String> {
     let said = Outcome::of(Command::new(program).args(words).current_dir(ROOT)).ok();
     said.lines().map(str::to_owned).collect()
@@ -62,7 +62,8 @@ fn buildpack_has_licences_and_prefers_glibc_builds() {
         assert!(licences.contains("\nziglang "), "{architecture}");
         let musl = licences.contains("\nmusl as a whole is licensed under");
         assert_eq!(musl, !built_for_gnu, "{architecture}");
-        // Binaries for glibc contain the path of a dynamic loader, and static binaries do not.
+        // A binary for glibc contains the path of a dynamic loader. A static binary contains no
+        // such path.
         let binary = fs::read(launcher.join("start-stunnel")).unwrap();
         let loaded = binary.windows(10).any(|bytes| bytes == b"/ld-linux-");
         assert_eq!(loaded, built_for_gnu, "{architecture}");

@@ -1,4 +1,5 @@
-//! `bin/bench` prints its figures, and leaves no process and no file. No test checks any speed.
+//! Tests that `bin/bench` prints its figures, and leaves no process and no file. No test checks any
+//! speed.
 
 mod support;
 
@@ -20,7 +21,8 @@ fn start(words: &[&str], settings: &[(&str, &str)]) -> Option<Tool> {
     may_open(15_000).then(|| Tool::start("bench", &[&quick, words].concat(), settings))
 }
 
-/// The cells of the table row for `load` and `figure`: one for each proxy, followed by ratios.
+/// The cells of the table row for `load` and `figure`. Each proxy has one cell. The cells with
+/// ratios are the last cells.
 fn row(table: &str, load: &str, figure: &str) -> Vec<String> {
     let start = format!("| {load} | {figure} |");
     let row = table.lines().find_map(|line| line.strip_prefix(&start));
@@ -67,7 +69,11 @@ fn quick_benchmark_prints_figures_of_every_proxy() {
     }
     let cpu = row(&table, "one connection", "CPU s/million");
     assert!(are_measured(&cpu[..7]), "{cpu:?}");
-    assert_eq!([&cpu[7], &cpu[8], &cpu[10]], ["", "", ""], "no proxy has this figure: {cpu:?}");
+    assert_eq!(
+        [&cpu[7], &cpu[8], &cpu[10]],
+        ["", "", ""],
+        "these proxies must have no such figure: {cpu:?}"
+    );
     let is_ratio = |cell: &String| cell.parse::<f64>().is_ok_and(|ratio| ratio > 0.0);
     assert!(cpu[11..].iter().all(is_ratio), "{cpu:?}");
     for figure in ["launcher ms", "disabled ms"] {
@@ -80,12 +86,13 @@ fn quick_benchmark_prints_figures_of_every_proxy() {
 }
 
 #[test]
-fn loads_of_new_connections_measure_every_proxy() {
+fn benchmark_of_new_connections_measures_every_proxy() {
     let only = ["--rounds", "1", "--peers", "nginx", "--only", "app that", "storm"];
     let Some(bench) = start(&only, &[]) else { return };
     let (code, table, stderr) = bench.finish();
     assert_eq!(code, 0, "{table}{stderr}");
-    // The columns: start-stunnel, start-stunnel with the pool off, nginx, plaintext.
+    // The table has the columns start-stunnel, start-stunnel with the pool off, nginx, and
+    // plaintext.
     for (load, figure, columns) in [
         ("app that reconnects", "connections/s", 4),
         ("app that reconnects", "p50 ms", 4),
@@ -111,7 +118,7 @@ fn interrupted_benchmark_leaves_no_process_and_no_file() {
         bench.process.0.stderr.as_mut().unwrap().read_exact(&mut dot).expect("a measurement");
         assert_eq!(dot, *b".");
         assert!(bench.processes() > 5, "servers and peers run");
-        // Like a terminal, signal the whole group.
+        // Send the signal to the whole process group, as a terminal does.
         send_signal(-bench.process.pid(), signal);
         let (code, stdout, stderr) = bench.finish();
         assert_eq!(code, -signal, "{stdout}{stderr}");
@@ -130,7 +137,7 @@ fn benchmark_fails_if_the_launcher_does_not_start() {
 }
 
 #[test]
-fn published_tables_and_picture_are_from_one_run() {
+fn published_benchmark_tables_and_picture_are_from_one_run() {
     let script = "import json, sys; sys.path.insert(0, sys.argv[1]); import report; \
         run = json.loads(report.DATA.read_text()); results = report.Results(run['values']); \
         files = report.files(results, run['rounds'], run['versions']); \

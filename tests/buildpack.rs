@@ -16,10 +16,10 @@ use support::launcher::{Launcher, Outcome, logged, send_signal};
 use support::proc::{command_of, is_alive};
 use support::resp::Reply;
 use support::servers::{Front, PASSWORD, Server};
-use support::{eventually, write_executable};
+use support::{all_files, wait_until, write_executable};
 use tempfile::TempDir;
 
-/// The user id of nobody.
+/// The user id of the system's user `nobody`.
 const UNPRIVILEGED: u32 = 65_534;
 const SHIM: &str = include_str!("../src/shim.sh");
 /// An app that stores its first argument in Redis, and uses Redis again on SIGTERM.
@@ -35,7 +35,7 @@ while :; do sleep 0.02; done
 /// the cache and for layers.
 struct Site {
     folder: TempDir,
-    /// A folder of programs that replace the system's programs.
+    /// The first folder on PATH, with programs that replace programs of the system.
     path: Option<PathBuf>,
 }
 
@@ -113,7 +113,7 @@ impl Site {
         self.path = Some(self.at("other"));
     }
 
-    /// Writes the checksum of a launcher that the test has replaced.
+    /// Updates the file SHA256SUMS after the test has replaced the launcher in the buildpack.
     fn sign_launcher(&self, architecture: &str) {
         let launcher = self.at("buildpack/launcher");
         let mut sums = Command::new("sha256sum");
@@ -143,20 +143,12 @@ impl Site {
 }
 
 fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        match path.is_dir() {
-            true => found.extend(files(&path)),
-            false => found.push((path.clone(), fs::read(&path).unwrap_or_default())),
-        }
-    }
-    found.sort();
-    found
+    let content = |path: PathBuf| (path.clone(), fs::read(path).unwrap_or_default());
+    all_files(folder).into_iter().map(content).collect()
 }
 
-/// Runs the command of the Procfile's `web` line, sends SIGTERM to all its processes as on a dyno,
-/// and asserts that the app's values are in Redis.
+/// Runs the Procfile's `web` line, and sends SIGTERM to all processes, as Heroku does when a dyno
+/// ends. Asserts that the app has written its values to Redis.
 fn run_as_a_dyno(mut command: Command, server: &Server) {
     command.args(["-c", "exec bin/start-stunnel ./serve web"]);
     command.env("DYNO", "web.1").env("REDIS_URL", server.url());
@@ -174,9 +166,7 @@ fn run_as_a_dyno(mut command: Command, server: &Server) {
     assert_eq!(redis.ask(&["GET", "farewell"]), Reply::bulk("after SIGTERM"));
     assert_eq!(logged(&ended.stderr, "tunnel-up", "var"), ["REDIS_URL"]);
     assert!(!ended.stderr.contains(PASSWORD), "{}", ended.stderr);
-    eventually("every process is gone", || {
-        processes.iter().all(|process| !is_alive(*process)).then_some(())
-    });
+    wait_until("every process is gone", || processes.iter().all(|process| !is_alive(*process)));
 }
 
 #[test]
@@ -191,7 +181,8 @@ fn classic_build_makes_a_slug_that_works_on_a_dyno() {
     assert_eq!(site.classic("release", &["app"]).ok(), "--- {}\n");
     assert!(files(&site.at("cache")).is_empty(), "the build does not use the cache");
 
-    // On a dyno, the slug is in another folder, and there is no buildpack.
+    // On a dyno, the app is in another folder than during the build, and the buildpack does not
+    // exist.
     fs::rename(site.at("app"), site.at("slug")).unwrap();
     fs::remove_dir_all(site.at("buildpack")).unwrap();
     let mut dyno = site.command(Path::new("bash"));
@@ -210,13 +201,13 @@ fn build_replaces_a_linked_shim_but_not_its_target() {
     assert!(!site.at("app/bin/start-stunnel").is_symlink());
 }
 
-/// A function that builds the app, and a word that the build prints at the end.
+/// A function that builds the app, and a word that a successful build prints at its end.
 type Build = (fn(&Site) -> Outcome, &'static str);
 const BUILDS: [Build; 2] =
     [(Site::compile, "Installed"), (|site| site.cloud_native("build"), "start-stunnel ")];
 
-/// Asserts that the build succeeded, and that its warnings contain these words. Without words, the
-/// build must print no warning.
+/// Asserts that the build succeeded, and that its warnings contain `words`. If `words` is empty,
+/// the build must print no warning.
 #[track_caller]
 fn warned(said: Outcome, done: &str, words: &[&str]) {
     assert_eq!(said.code(), 0, "{said:?}");
@@ -233,7 +224,7 @@ fn build_warns_if_it_replaces_a_file_that_is_not_the_shim() {
     let older_shim = "#!/bin/sh\n\
                       # Stands in for it. Made by: start-stunnel --print-shim > bin/start-stunnel\n\
                       exec start-stunnel \"$@\"\n";
-    // A script as in the buildpack heroku/redis.
+    // The retired buildpack heroku/redis installs a script of this kind.
     let other = "#!/usr/bin/env bash\nn=1\nbin/stunnel-conf.sh\n";
     let warning = ["replaces another bin/start-stunnel", "heroku buildpacks:remove heroku/redis"];
     for (build, done) in BUILDS {
@@ -313,7 +304,7 @@ fn build_refuses_a_damaged_package() {
 }
 
 #[test]
-fn build_names_the_systems_on_which_the_binary_runs() {
+fn build_error_names_the_systems_that_the_binary_supports() {
     let mut site = Site::new();
     // Replace the launcher by a file that cannot run, and update the checksum.
     site.write("buildpack/launcher/x86_64/start-stunnel", "#!/no/such/interpreter\n");
@@ -325,7 +316,7 @@ fn build_names_the_systems_on_which_the_binary_runs() {
 }
 
 #[test]
-fn build_names_a_folder_that_it_cannot_write() {
+fn build_error_names_a_folder_that_is_not_writable() {
     let site = Site::new();
     fs::create_dir(site.at("app/bin")).unwrap();
     fs::set_permissions(site.at("app/bin"), fs::Permissions::from_mode(0o555)).unwrap();
@@ -356,7 +347,7 @@ fn build_without_arguments_prints_its_usage() {
 }
 
 #[test]
-fn build_from_a_checkout_names_the_archive_to_use() {
+fn build_from_a_checkout_fails_and_names_the_archive_to_use() {
     let site = Site::new();
     fs::remove_dir_all(site.at("buildpack/launcher")).unwrap();
     let archive = format!("start-stunnel-buildpack-{VERSION}.tgz");
@@ -370,7 +361,8 @@ fn build_from_a_checkout_names_the_archive_to_use() {
             site.refuses(build, &["contains no start-stunnel binary", "a checkout", &source]);
         }
     }
-    // `heroku buildpacks:add` with the repository's address runs the scripts in the root folder.
+    // If a user passes the repository's address to `heroku buildpacks:add`, Heroku runs the scripts
+    // in the repository's folder `bin`.
     let script = |name: &str| Command::new(Path::new(ROOT).join("bin").join(name));
     let detected = Outcome::of(script("detect").arg(site.at("app")));
     assert_eq!(detected.ok(), "start-stunnel\n");
@@ -403,7 +395,7 @@ fn toml(file: &Path) -> toml::Table {
     fs::read_to_string(file).unwrap().parse().unwrap()
 }
 
-/// Asserts that a table contains only these keys, which the specification allows.
+/// Asserts that a TOML table contains only keys that the buildpack specification allows.
 fn keys(table: &toml::Table, allowed: &[&str]) {
     for key in table.keys() {
         assert!(allowed.contains(&key.as_str()), "the specification has no key {key}: {table:?}");
@@ -411,7 +403,7 @@ fn keys(table: &toml::Table, allowed: &[&str]) {
 }
 
 #[test]
-fn cloud_native_build_runs_the_same_procfile() {
+fn app_of_a_cloud_native_build_runs_the_same_procfile() {
     let site = Site::new();
     assert_eq!(site.cloud_native("detect").code(), 0);
     let said = site.cloud_native("build").ok();
@@ -423,7 +415,8 @@ fn cloud_native_build_runs_the_same_procfile() {
     let types: toml::Table = "launch = true\nbuild = false\ncache = true".parse().unwrap();
     assert_eq!(layer["types"].as_table(), Some(&types));
     assert_eq!(layer["metadata"]["version"].as_str(), Some(VERSION));
-    // The build writes no launch.toml, because users could start its process types by accident.
+    // The build writes no launch.toml, because users could start the process types of launch.toml
+    // by accident.
     assert_eq!(
         fs::read_dir(site.at("layers")).unwrap().count(),
         2,

@@ -1,4 +1,4 @@
-//! The reports of `--check` (docs/check.md) about servers that work and servers that fail.
+//! Tests the reports of `--check` (docs/check.md) about servers that work and servers that fail.
 
 mod support;
 
@@ -13,7 +13,7 @@ use support::pki::{Authority, Certificate, Request};
 use support::proc::core_limit;
 use support::pty::Terminal;
 use support::scripted::{redis, scripted};
-use support::servers::{Front, Options, PASSWORD, Server};
+use support::servers::{Front, PASSWORD, Server};
 use support::two_free_ports;
 
 fn check(url: &str, settings: &[(&str, &str)]) -> Outcome {
@@ -39,7 +39,7 @@ impl Report {
         self.json["steps"][step]["state"].as_str().unwrap_or("absent")
     }
 
-    /// The states of all steps except SELECT, in their order.
+    /// The states of all steps except SELECT, in the order of the steps.
     fn states(&self) -> Vec<&str> {
         let steps = ["look-up", "tcp", "tls", "pin", "ca", "full", "auth", "ping"];
         steps.iter().map(|step| self.state(step)).collect()
@@ -64,7 +64,7 @@ fn fits_a_terminal(table: &str) -> bool {
 }
 
 #[test]
-fn a_working_server_is_reported_with_its_pin_to_set() {
+fn the_check_of_a_working_server_prints_the_pin_to_set() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path());
     let certificate = authority.issue(folder.path(), "leaf", &Request::default());
@@ -99,7 +99,7 @@ fn a_working_server_is_reported_with_its_pin_to_set() {
 }
 
 #[test]
-fn a_step_that_no_setting_requires_does_not_fail_the_check() {
+fn a_failed_optional_step_does_not_fail_the_check() {
     let server = Server::start(Front::Stunnel);
     let none = report(&server.url(), &[]);
     let expected = ["ok", "ok", "ok", "skipped", "failed", "failed", "ok", "ok"];
@@ -146,7 +146,7 @@ fn a_failed_step_has_a_reason_and_ends_the_check() {
 }
 
 #[test]
-fn each_reply_of_redis_has_its_own_explanation() {
+fn the_check_explains_each_error_reply_of_redis() {
     let server = Server::start(Front::Redis);
     let mut redis = server.direct();
     redis.ask(&["ACL", "SETUSER", "shy", "on", ">pw", "~*", "+get"]);
@@ -183,7 +183,7 @@ fn an_unavailable_redis_is_not_reported_as_a_wrong_password() {
         ("220 a mail server\r\n", "the server may not be Redis", "STUNNEL_PIN"),
     ] {
         let (peer, _) = scripted(move |_, _| Some(line.to_owned()));
-        let report = report(&peer.url_with_password(), &[]);
+        let report = report(&peer.url().replace("//", "//:pw@"), &[]);
         assert_eq!((report.state("auth"), report.code), ("failed", 1), "{report:?}");
         assert!(report.detail("auth").contains(detail), "{report:?}");
         let first = report.first_advice();
@@ -202,7 +202,7 @@ fn redis_5(request: &[String]) -> String {
 }
 
 #[test]
-fn redis_5_passes_although_the_url_has_a_user() {
+fn redis_5_passes_the_check_although_the_url_has_a_user() {
     let (old, _) = scripted(|_, request| Some(redis_5(request)));
     let alone = "logged in with the password only: this Redis (5 or older)";
     for (userinfo, state, detail, code) in [
@@ -218,7 +218,7 @@ fn redis_5_passes_although_the_url_has_a_user() {
 }
 
 #[test]
-fn a_dead_redis_behind_stunnel_is_not_a_wrong_password() {
+fn the_check_does_not_call_a_dead_redis_a_wrong_password() {
     let mut server = Server::start(Front::Stunnel);
     server.stop();
     let without_password = server.url().replace(&format!("default:{PASSWORD}@"), "");
@@ -245,7 +245,8 @@ fn advice_for_a_certificate_with_another_name_works() {
         under_full.first_advice(),
         "set STUNNEL_SERVER_NAME to a name in the certificate, or set STUNNEL_VERIFY=ca"
     );
-    // Under the verify level `none`, the report recommends the level that the server passes.
+    // With STUNNEL_VERIFY=none, the report recommends a verify level that the server's certificate
+    // passes.
     let under_none = report(&server.url(), &[root]);
     let first = under_none.first_advice();
     assert!(under_none.code == 0 && first.ends_with(" STUNNEL_VERIFY=ca"), "{under_none:?}");
@@ -254,7 +255,7 @@ fn advice_for_a_certificate_with_another_name_works() {
 }
 
 #[test]
-fn advice_about_an_untrusted_server_depends_on_the_level() {
+fn advice_about_an_untrusted_server_fits_the_verify_level() {
     let server = Server::start(Front::Redis);
     let intercepted = [
         "someone may intercept this connection",
@@ -298,7 +299,7 @@ fn a_database_that_redis_does_not_have_fails_the_check() {
 }
 
 #[test]
-fn the_check_lists_variables_and_settings_without_effect() {
+fn the_check_lists_urls_without_tunnel_and_unknown_settings() {
     let server = Server::start(Front::Redis);
     let run = |format: &str| {
         let settings = [
@@ -324,8 +325,7 @@ fn the_check_lists_variables_and_settings_without_effect() {
 #[test]
 fn user_and_password_in_a_servers_error_are_masked() {
     // This Redis answers: "unknown command 'AUTH', with args beginning with: …".
-    let options = Options { words: &["--rename-command", "AUTH", ""], ..Options::default() };
-    let server = Server::start_with(Front::Redis, options);
+    let server = Server::with_words(&["--rename-command", "AUTH", ""]);
     let url = server.url().replace("default:", "app-user:");
     for settings in [&[][..], &[("STUNNEL_LOG_FORMAT", "json")]] {
         let ended = check(&url, settings);
@@ -337,7 +337,7 @@ fn user_and_password_in_a_servers_error_are_masked() {
 }
 
 #[test]
-fn a_missing_client_certificate_names_its_settings() {
+fn the_check_names_the_settings_for_a_client_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path());
     for protocols in ["TLSv1.2", "TLSv1.3"] {
@@ -368,8 +368,9 @@ fn the_check_passes_with_the_settings_that_it_advises() {
     let pin = report(&server.url(), &[]).json["certificate"]["pin"].as_str().unwrap().to_owned();
     let asking = format!("{}?ssl_cert_reqs=required", server.url());
     let full = ("STUNNEL_VERIFY", "full");
-    // The settings of the first check, and the settings that the first check advises. They cover no
-    // settings, a wrong pin, and an untrusted certificate without and with the right pin.
+    // Each case has the settings of a first check, and the names of the settings that this check
+    // advises. The first checks have no settings, a wrong pin, or an untrusted certificate without
+    // and with the right pin.
     type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
     let cases: [Case<'_>; 6] = [
         (&[], &["STUNNEL_PIN"]),
@@ -437,9 +438,8 @@ fn only_terminals_get_colours_and_no_color_turns_them_off() {
 }
 
 #[test]
-fn a_cluster_node_gets_advice_about_its_limits() {
-    let options = Options { words: &["--cluster-enabled", "yes"], ..Options::default() };
-    let server = Server::start_with(Front::Redis, options);
+fn the_check_of_a_cluster_node_advises_about_its_limits() {
+    let server = Server::with_words(&["--cluster-enabled", "yes"]);
     let report = report(&server.url(), &[]);
     assert_eq!((report.code, report.json["mode"].as_str()), (0, Some("cluster")), "{report:?}");
     for word in ["a node of a Redis Cluster", "MOVED", "STUNNEL_REDISS=passthrough"] {
@@ -448,7 +448,7 @@ fn a_cluster_node_gets_advice_about_its_limits() {
 }
 
 #[test]
-fn a_sentinel_gets_advice_to_use_the_master() {
+fn the_check_of_a_sentinel_advises_to_use_the_master() {
     let folder = tempfile::tempdir().unwrap();
     let certificate = Certificate::self_signed(folder.path());
     let port = two_free_ports();

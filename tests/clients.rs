@@ -1,5 +1,5 @@
-//! Real client libraries: the tests run each app in `examples/` through the launcher, as in
-//! the app's Procfile. docs/clients.md contains the results.
+//! Tests real client libraries. The tests run each app in `examples/` through the launcher, as the
+//! app's Procfile says. docs/clients.md contains the results.
 
 mod support;
 
@@ -11,16 +11,16 @@ use nix::libc;
 use support::launcher::{BINARY, Launcher, Outcome};
 use support::resp::{Client, Reply};
 use support::servers::{FRONTS, Front, Options, PASSWORD, Server};
-use support::{eventually, http_get, two_free_ports};
+use support::{eventually, http_get, two_free_ports, wait_until};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const USER: (&str, &str) = ("app", "app-password");
-/// Adds the app's user to a server.
+/// Server options that add the Redis user `app`.
 fn options() -> Options<'static> {
     let words = &["--user", "app", "on", ">app-password", "~*", "&*", "+@all"];
     Options { words, ..Options::default() }
 }
-/// The checks that each app of a client library makes, in this order.
+/// The checks that each example app makes, in this order.
 const CHECKS: [&str; 8] =
     ["boot", "user", "database", "pipeline", "transaction", "pubsub", "blocking", "10 MiB"];
 
@@ -40,7 +40,8 @@ impl Example {
         Example { query, ..self }
     }
 
-    /// A shell that finds the clients that bin/setup has installed.
+    /// Runs the shell command `line`, which finds the client libraries that bin/setup has
+    /// installed.
     fn shell(line: &str) -> Launcher {
         let installed = format!("{ROOT}/target/clients");
         let path = std::env::var("PATH").unwrap();
@@ -50,7 +51,7 @@ impl Example {
             .env("PYTHONDONTWRITEBYTECODE", "1")
     }
 
-    /// A line of the app's Procfile, as Heroku runs it, followed by `mode`.
+    /// Runs the Procfile's line for `process`, as Heroku does, with `mode` as a further argument.
     fn process(&self, process: &str, mode: &str, server: &Server) -> Launcher {
         self.process_with(process, mode, &self.url(server.port))
     }
@@ -110,14 +111,18 @@ impl Example {
         class_of(&said)
     }
 
-    /// The kinds of error that the app sees if Redis is down: with and without the tunnel.
+    /// The kinds of error that the app sees if Redis is down, first with the tunnel and then
+    /// without.
     fn down(&self) -> (String, String) {
         let url = self.url(two_free_ports());
         let once = |enabled| {
             let launcher = self.process_with("web", "once", &url).env("STUNNEL_ENABLED", enabled);
             let said = launcher.run().stdout;
             assert!(said.starts_with("error"), "{}: {said}", self.name);
-            assert!(!said.contains("start-stunnel: "), "an outage is no refusal: {said}");
+            assert!(
+                !said.contains("start-stunnel: "),
+                "an outage must not look like a refused certificate: {said}"
+            );
             class_of(&said)
         };
         (once("true"), once("false"))
@@ -156,9 +161,7 @@ impl Example {
             let enqueued = self.process("enqueue", "", &server).run();
             assert!(enqueued.stdout.starts_with("enqueued "), "{}: {enqueued:?}", self.name);
             let worker = self.process("worker", "", &server).start();
-            eventually("the job has begun", || {
-                (stored(&server, "started") == Reply::bulk("7")).then_some(())
-            });
+            wait_until("the job has begun", || stored(&server, "started") == Reply::bulk("7"));
             assert_eq!(stored(&server, "finished"), Reply::Nil);
             worker.signal(libc::SIGTERM);
             let ended = worker.finish();
@@ -188,7 +191,8 @@ fn no_secret(ended: &Outcome) {
     assert!(launchers.into_iter().all(|line| !line.contains(USER.1)), "{}", ended.stderr);
 }
 
-/// The kind of error in the app's output `error KIND: message`, or else the message.
+/// The word `KIND` in the app's output `error KIND: message`. If the output has no such word,
+/// returns the error message.
 fn class_of(said: &str) -> String {
     let said = said.trim().strip_prefix("error").unwrap_or(said).trim_start_matches([':', ' ']);
     match said.split_once(": ") {
@@ -201,7 +205,8 @@ fn class_of(said: &str) -> String {
     }
 }
 
-/// Compares a row with the table in docs/clients.md, or writes it there.
+/// Compares a row with the table in docs/clients.md. If `WRITE_CLIENTS` is set, writes the row into
+/// the table instead.
 fn record(name: &str, cells: &[&str]) {
     static PAGE: Mutex<()> = Mutex::new(());
     let _alone = PAGE.lock().unwrap_or_else(PoisonError::into_inner);

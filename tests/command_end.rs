@@ -10,12 +10,12 @@ use std::os::unix::process::ExitStatusExt;
 use std::time::Instant;
 
 use nix::libc;
-use support::eventually;
 use support::launcher::{BINARY, Launcher, Running, as_pid_1, logged, send_signal};
 use support::peer::Peer;
 use support::proc::{children, command_of, is_alive, state, wait_until_reaped};
 use support::resp::Reply;
 use support::servers::{Front, Server};
+use support::wait_until;
 
 #[test]
 fn the_launcher_exits_with_the_commands_exit_code() {
@@ -50,9 +50,9 @@ fn the_launcher_dies_by_a_signal_without_a_core_dump() {
 }
 
 #[test]
-fn the_launcher_dies_by_a_signal_that_it_ignores_and_blocks() {
-    // The launcher and COMMAND start with SIGHUP ignored and blocked. COMMAND undoes both, and then
-    // kills itself by SIGHUP.
+fn a_signal_that_kills_command_kills_a_launcher_that_blocks_it() {
+    // The launcher and COMMAND start with SIGHUP ignored and blocked. COMMAND removes both
+    // settings, and then kills itself with SIGHUP.
     let scene = r#"
         use POSIX;
         $SIG{HUP} = 'IGNORE';
@@ -72,7 +72,8 @@ fn the_launcher_dies_by_a_signal_that_it_ignores_and_blocks() {
 #[test]
 fn as_pid_1_the_launcher_exits_with_128_plus_the_signal() {
     for number in [libc::SIGTERM, libc::SIGKILL, 34] {
-        // pid 1 exited, because unshare(1) would die by the signal that kills its child.
+        // The launcher has exited. If a signal had killed the launcher, unshare(1) would die by the
+        // same signal.
         if let Some(launcher) = as_pid_1(&format!("kill -{number} $$; sleep 60")) {
             assert_eq!(launcher.run().code(), 128 + number);
         }
@@ -100,35 +101,36 @@ fn when_the_launcher_is_killed_the_command_gets_sigterm() {
     let command = command_of(running.pid());
     running.signal(libc::SIGKILL);
     assert_eq!(running.line(), "told");
-    eventually("COMMAND ends", || (!is_alive(command)).then_some(()));
+    wait_until("COMMAND ends", || !is_alive(command));
 }
 
 #[test]
-fn timeout_as_the_command_kills_its_children() {
+fn when_the_command_is_timeout_1_its_child_is_killed() {
     let script = "trap '' TERM; sleep 1000 & echo $!; sleep 1000";
     let words = ["timeout", "-s", "KILL", "1000", "sh", "-c", script];
     let mut running = Launcher::new(words).start();
     let child: i32 = running.line().parse().unwrap();
-    // Wait, because timeout(1) kills only itself at SIGALRM if it has not started its child yet.
+    // Wait until timeout(1) has started its child, because an earlier SIGALRM would kill only
+    // timeout(1) itself.
     let timeout = command_of(running.pid());
-    eventually("timeout(1) waits for its child", || (state(timeout) == 'S').then_some(()));
-    // timeout(1) also gets SIGALRM when its time has expired.
+    wait_until("timeout(1) waits for its child", || state(timeout) == 'S');
+    // SIGALRM is the signal that timeout(1) gets when its time limit has expired.
     running.signal(libc::SIGALRM);
     assert_eq!(running.finish().signal(), libc::SIGKILL);
-    eventually("the child is gone", || (!is_alive(child)).then_some(()));
+    wait_until("the child is gone", || !is_alive(child));
 }
 
 #[test]
-fn the_rest_of_the_commands_process_group_gets_sigterm() {
+fn processes_left_in_the_commands_group_get_sigterm() {
     let mut running = Launcher::script("sleep 1000 & echo $!; exit 5").start();
     let remaining: i32 = running.line().parse().unwrap();
     assert_eq!(running.finish().code(), 5);
-    eventually("the remaining process is gone", || (!is_alive(remaining)).then_some(()));
+    wait_until("the remaining process is gone", || !is_alive(remaining));
 }
 
 #[test]
 fn a_pipe_ends_with_the_command_despite_leftover_processes() {
-    // COMMAND leaves a process behind that ignores SIGTERM, and has closed its streams.
+    // COMMAND leaves a process behind, which ignores SIGTERM and has closed its standard streams.
     let script = "trap '' TERM; sleep 1000 >&- 2>&- <&- & echo $!; exit 0";
     let started = Instant::now();
     let ended = Launcher::script(script).run();
@@ -149,7 +151,7 @@ fn a_command_that_closes_its_output_ends_the_pipe() {
 }
 
 #[test]
-fn no_process_and_no_port_remain_after_the_end() {
+fn the_launcher_leaves_no_process_and_no_open_port() {
     let server = Server::start(Front::Redis);
     let held = Launcher::hold(&server.url());
     assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
@@ -188,7 +190,7 @@ fn a_closed_pipeline_ends_the_command_with_sigpipe() {
 }
 
 #[test]
-fn a_signal_at_the_commands_end_keeps_its_exit_code() {
+fn a_signal_at_the_commands_end_does_not_change_the_exit_code() {
     for round in 0..100 {
         let mut running = Launcher::script("echo ready; read -r _; exit 5").start();
         assert_eq!(running.line(), "ready");
@@ -202,10 +204,10 @@ fn a_signal_at_the_commands_end_keeps_its_exit_code() {
     }
 }
 
-/// Starts a launcher whose COMMAND runs the shell commands `end`. After COMMAND's end, the launcher
-/// drains for an hour, because a daemon in its own session keeps a connection open. The daemon
-/// prints its pid, and later "closed" or "reset" for the end of its connection. `launcher` returns
-/// a launcher for COMMAND's bash script.
+/// Starts a launcher whose COMMAND starts a daemon, and then runs the shell commands `end`. The
+/// daemon has its own session and keeps a connection open, so the launcher drains for up to an hour
+/// after COMMAND's end. The daemon prints its pid. When its connection ends, the daemon prints
+/// "closed" or "reset". `launcher` makes a launcher for COMMAND's bash script.
 fn start_with_daemon(server: &Server, end: &str, launcher: impl Fn(&str) -> Launcher) -> Running {
     let daemon = r#"
         open(my $redis, "+<&=3"); open(my $out, ">&=4"); syswrite(STDOUT, "$$\n"); close(STDOUT);
@@ -224,11 +226,11 @@ fn start_with_daemon(server: &Server, end: &str, launcher: impl Fn(&str) -> Laun
 }
 
 #[test]
-fn a_signal_cuts_the_drain_and_keeps_the_exit_status() {
+fn a_signal_ends_the_drain_but_keeps_the_exit_status() {
     let server = Server::start(Front::Redis);
     let killed = "kill -USR1 $$; sleep 60";
     let others = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGCONT, libc::SIGUSR1];
-    // `others` are signals that do not end the drain. On a dyno, SIGTERM does not end the drain.
+    // The signals `others` do not end the drain. On a dyno, SIGTERM is such a signal.
     for (dyno, others, signal, end, code) in [
         ("", &others[..], libc::SIGTERM, "exit 6", Some(6)),
         ("", &others, libc::SIGINT, "exit 6", Some(6)),
@@ -241,7 +243,7 @@ fn a_signal_cuts_the_drain_and_keeps_the_exit_status() {
         });
         let _daemon: i32 = running.line().parse().unwrap();
         let pid = running.pid();
-        eventually("COMMAND has ended", || children(pid).is_empty().then_some(()));
+        wait_until("COMMAND has ended", || children(pid).is_empty());
         for number in others.iter().chain([&signal]) {
             running.signal(*number);
         }
@@ -266,9 +268,7 @@ fn orphans_are_reaped_during_the_drain() {
     let orphan: i32 = running.line().parse().unwrap();
     let _daemon: i32 = running.line().parse().unwrap();
     let pid = running.pid();
-    eventually("the orphan is the launcher's only child", || {
-        (children(pid) == [orphan]).then_some(())
-    });
+    wait_until("the orphan is the launcher's only child", || children(pid) == [orphan]);
     send_signal(orphan, libc::SIGKILL);
     wait_until_reaped(orphan);
     assert!(is_alive(pid), "the launcher still drains");
@@ -292,7 +292,8 @@ fn the_tunnel_works_after_sigterm_until_the_commands_last_byte() {
     for _ in 0..20 {
         running.signal(libc::SIGTERM);
     }
-    // COMMAND ignores SIGTERM, and now uses the tunnel: first a new connection, then the old one.
+    // COMMAND has ignored SIGTERM. Now COMMAND opens a new connection through the tunnel, and then
+    // uses its old connection again.
     running.say("go on\n");
     let ended = running.finish();
     assert_eq!((ended.stdout.as_str(), ended.code()), ("OK\n", 3), "{}", ended.stderr);
@@ -301,7 +302,8 @@ fn the_tunnel_works_after_sigterm_until_the_commands_last_byte() {
 
 #[test]
 fn a_daemon_that_the_command_started_survives() {
-    // Signals to COMMAND's process group do not reach the daemon, because it has its own session.
+    // Signals to COMMAND's process group do not reach the daemon, because the daemon has its own
+    // session.
     let script = "setsid sh -c 'echo $$; exec sleep 60 >/dev/null 2>&1' & read -r _; exit 2";
     let mut running = Launcher::script(script).start();
     let daemon: i32 = running.line().parse().unwrap();
@@ -317,14 +319,12 @@ fn the_local_port_closes_although_an_app_still_waits() {
     let held = Launcher::hold(&silent.url());
     let mut app = held.open();
     app.send(&["PING"]);
-    eventually("the handshake has begun", || (silent.accepted() == 1).then_some(()));
+    wait_until("the handshake has begun", || silent.accepted() == 1);
     // End COMMAND. Then the drain waits for the app's connection.
     for child in children(held.running.pid()) {
         send_signal(child, libc::SIGKILL);
     }
-    eventually("nothing listens", || {
-        TcpStream::connect(("127.0.0.1", held.port)).is_err().then_some(())
-    });
+    wait_until("nothing listens", || TcpStream::connect(("127.0.0.1", held.port)).is_err());
     assert!(is_alive(held.running.pid()));
     held.running.signal(libc::SIGTERM);
     held.finish();

@@ -20,7 +20,7 @@ fn executable(folder: &TempDir, name: &str, content: impl AsRef<[u8]>) -> String
     file.to_str().unwrap().to_owned()
 }
 
-/// The bytes of /bin/true, with the path of a dynamic loader that does not exist.
+/// The bytes of /bin/true, changed so that the program names a dynamic loader that does not exist.
 fn without_loader() -> Vec<u8> {
     let mut program = fs::read("/bin/true").unwrap();
     let place = program.windows(4).position(|bytes| bytes == b"/ld-").unwrap();
@@ -28,8 +28,9 @@ fn without_loader() -> Vec<u8> {
     program
 }
 
-/// Asserts that the launcher exits with `exit_code` for each command, and logs a hint that contains
-/// the words beside the command. Tests an enabled and a disabled launcher.
+/// Each case has a command and some words. Asserts that the launcher exits with `exit_code` for
+/// this command, and logs a hint that contains these words. Tests an enabled and a disabled
+/// launcher.
 fn none_is_executed<S: AsRef<str>>(cases: &[(S, &str)], exit_code: i32) {
     for enabled in ["true", "false"] {
         for (command, words) in cases {
@@ -43,7 +44,7 @@ fn none_is_executed<S: AsRef<str>>(cases: &[(S, &str)], exit_code: i32) {
 }
 
 #[test]
-fn a_missing_command_gives_127() {
+fn launcher_exits_with_127_if_the_command_is_missing() {
     let cases = [
         ("no-such-command", "no such command"),
         ("/no/such/command", "no such command"),
@@ -56,7 +57,7 @@ fn a_missing_command_gives_127() {
 }
 
 #[test]
-fn a_missing_interpreter_gives_127_and_is_named() {
+fn launcher_exits_with_127_and_names_a_missing_interpreter() {
     let folder = tempfile::tempdir().unwrap();
     let inner = executable(&folder, "inner", "#!/no/such/interpreter\n");
     let cases = [
@@ -69,7 +70,7 @@ fn a_missing_interpreter_gives_127_and_is_named() {
 }
 
 #[test]
-fn a_command_that_cannot_be_executed_gives_126_and_the_reason() {
+fn launcher_exits_with_126_if_the_command_is_not_executable() {
     let folder = tempfile::tempdir().unwrap();
     let plain = folder.path().join("plain").to_str().unwrap().to_owned();
     fs::write(&plain, "#!/bin/sh\n").unwrap();
@@ -103,7 +104,7 @@ fn a_command_is_looked_up_in_path_like_a_shell_does() {
     let ended = run("true");
     assert_eq!(ended.code(), 126);
     assert!(ended.stderr.contains(in_first.to_str().unwrap()), "{}", ended.stderr);
-    // The second folder has an executable script, which needs a shell, because the script has no
+    // The script in the second folder is executable, but needs a shell, because the script has no
     // `#!` line.
     let in_second = executable(&folder, "second/my-script", "echo \"$0 $1\"; exit 6");
     for enabled in ["true", "false"] {
@@ -159,7 +160,8 @@ fn systemds_variables_hold_the_commands_pid() {
     };
     let [pid, listen, watchdog, pidfd] = run("LISTEN_PID=$$ WATCHDOG_PID=$$");
     assert_eq!([&*listen, &*watchdog, &*pidfd], [&*pid, &*pid, "none"]);
-    // The launcher does not change the pid of another process.
+    // If a variable contains the pid of another process, the launcher does not change this
+    // variable.
     let [_, listen, watchdog, pidfd] = run("LISTEN_PID=1 WATCHDOG_PID=1");
     assert_eq!([&*listen, &*watchdog, &*pidfd], ["1", "1", "5"]);
     // A disabled launcher becomes COMMAND with the same pid, so all variables stay.
@@ -173,7 +175,7 @@ const PRINT_STATE: &str = "grep -E '^Sig(Blk|Ign)' /proc/self/status; ulimit -a;
                              n=${fd##*/}; [ \"$n\" -le 20 ] && echo \"$n\"; done; true";
 
 #[test]
-fn the_command_inherits_the_state_that_the_launcher_found() {
+fn the_command_inherits_signal_masks_limits_and_descriptors() {
     let server = Server::start(Front::Redis);
     // perl blocks two signals, ignores three signals and opens descriptor 9. sh then lowers a
     // limit, and executes the launcher. A shell alone cannot block signals.

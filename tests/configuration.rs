@@ -107,7 +107,7 @@ fn wrong_usage_exits_with_2_and_help_and_version_with_0() {
 }
 
 #[test]
-fn taken_port_is_an_error_under_port_taken_fail() {
+fn with_port_taken_fail_a_taken_port_is_an_error() {
     let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let options = ["--port-taken", "fail", "--listen-port", &port, "echo", "ran"];
@@ -193,7 +193,8 @@ fn settings_without_effect_cause_a_warning() {
     assert_eq!((ended.code(), ended.stdout.as_str()), (0, "ran\n"), "{}", ended.stderr);
     let names = logged(&ended.stderr, "unknown-setting", "vars");
     let both = ["REDIS_URL_STUNNEL_PINS STUNNEL_VERIFY_ALL", "CACHE_URL_STUNNEL_VERIFY"];
-    // COMMAND is a second launcher, which uses the first one's tunnel and logs the same warnings.
+    // COMMAND is a second launcher, which uses the first launcher's tunnel and logs the same
+    // warnings.
     assert_eq!(names, [both, both].concat(), "{}", ended.stderr);
     assert!(ended.stderr.contains("Variables with a tunnel: REDIS_URL"), "{}", ended.stderr);
     assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);

@@ -1,4 +1,4 @@
-//! The cost of a connection, in numbers that do not depend on the machine's speed.
+//! Tests what a connection costs, with numbers that do not depend on the machine's speed.
 
 mod support;
 
@@ -19,8 +19,8 @@ use support::servers::{Front, Server};
 const ROUND_TRIPS: usize = 500;
 /// The number of system calls per round trip: two waits, two reads and two writes.
 const CALLS: usize = 6;
-/// At most this many other system calls are allowed, for example for timers. This number is much
-/// less than one per round trip.
+/// The launcher may make this many further system calls, for example for timers. This number is
+/// much lower than one call per round trip.
 const OTHERS: usize = 300;
 
 /// The total number of calls in a table of `strace -c`.
@@ -90,7 +90,7 @@ fn an_idle_connection_holds_no_buffer() {
 
 /// Writes until the other side stops reading.
 fn push(stream: &mut impl Write) {
-    // The sizes of the launcher's buffers are no multiples of this size, so that bytes remain in
+    // No buffer of the launcher can hold a whole number of chunks, so that some bytes remain in
     // each buffer.
     let chunk = [b'x'; 10_000];
     let error = loop {
@@ -102,7 +102,7 @@ fn push(stream: &mut impl Write) {
 }
 
 #[test]
-fn a_stalled_connection_costs_no_more_than_security_md_says() {
+fn a_stalled_connection_needs_no_more_memory_than_documented() {
     const CONNECTIONS: u64 = 40;
     const LONG: Duration = Duration::from_secs(1);
     let sentence = include_str!("../SECURITY.md");

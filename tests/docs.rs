@@ -110,7 +110,8 @@ fn tables_of_settings_match_the_declarations() {
 /// The logging macros. Each macro has the name of its level.
 const LEVELS: [&str; 5] = ["err", "warning", "notice", "info", "debug"];
 
-/// Finds every call of a logging macro. Returns its level, and the tokens of each argument.
+/// Finds every call of a logging macro. For each call, returns the level and the tokens of each
+/// argument.
 fn calls(stream: TokenStream) -> Vec<(String, Vec<Vec<String>>)> {
     let tokens: Vec<TokenTree> = stream.into_iter().collect();
     let mut calls = Vec::new();
@@ -188,8 +189,8 @@ fn manual_has_every_log_event_with_level_and_fields() {
 
 // --- Metrics ----------------------------------------------------------------------------------
 
-/// The name, kind and labels of each metric in Prometheus's text format, as a new launcher prints
-/// them, in that order.
+/// The name, the kind and the labels of each metric that a new launcher prints in Prometheus's text
+/// format.
 fn metrics_of_a_launcher() -> Vec<(String, String, BTreeSet<String>)> {
     let held = Launcher::holding("redis://127.0.0.1:1").env("STUNNEL_STATUS_ADDRESS", "0");
     let held = held.start_held();
@@ -224,8 +225,8 @@ fn manual_has_every_metric_with_kind_and_labels() {
         assert_eq!((documented, its_kind), (format!("`{name}`").as_str(), kind.as_str()));
         let labels = labels.split(", ").map(|label| label.trim_matches('`'));
         let labels: BTreeSet<_> = labels.filter(|label| !label.is_empty()).collect();
-        // A metric without a sample shows no label, because Prometheus's format has labels only in
-        // samples.
+        // In Prometheus's format, only samples have labels. So a metric without a sample shows no
+        // label.
         let is_silent = served.is_empty() && labels == BTreeSet::from(["tunnel"]);
         assert!(
             is_silent || labels.iter().eq(served),
@@ -270,7 +271,7 @@ fn pages() -> Vec<String> {
 fn no_link_between_pages_is_broken() {
     let (links, broken) = links::check(Path::new(ROOT), &pages());
     assert!(broken.is_empty(), "{}", broken.join("\n"));
-    assert!(links > 30, "this test sees only {links} links");
+    assert!(links > 30, "the test found only {links} links");
 }
 
 #[test]
@@ -310,7 +311,7 @@ fn pages_name_the_version_and_address_of_this_release() {
             assert!(!word.contains("://") || word == address, "{page}: {word}, not {address}");
         }
     }
-    assert!(named > 5, "this test sees only {named} archives");
+    assert!(named > 5, "the test found only {named} archives");
     for page in ["README.md", "docs/releases.md"] {
         let says_so = text(page).contains("There is no published release yet");
         assert_eq!(says_so, repository.is_empty(), "{page} must say whether there is a release");
@@ -343,7 +344,7 @@ fn source_files_named_in_pages_exist() {
             assert!(is_there, "{page}: there is no {name}");
         }
     }
-    assert!(named > 10, "this test sees only {named} names");
+    assert!(named > 10, "the test found only {named} names");
     assert_eq!(
         files_named("(`a/{b,c}.rs`, d.rs)"),
         ["a/b.rs", "a/c.rs", "d.rs"].map(str::to_owned)
@@ -351,7 +352,7 @@ fn source_files_named_in_pages_exist() {
 }
 
 #[test]
-fn security_names_every_file_with_unsafe_code() {
+fn security_md_names_every_file_with_unsafe_code() {
     let page = text("SECURITY.md");
     let (_, section) = page.split_once("## The code").expect("the page must have this section");
     let (unsafe_code, _) =
@@ -368,7 +369,7 @@ fn security_names_every_file_with_unsafe_code() {
 }
 
 #[test]
-fn security_names_the_openssl_version_inside() {
+fn security_md_names_the_openssl_version_in_the_binary() {
     let lock = text("Cargo.lock");
     let (_, package) = lock
         .split_once("name = \"openssl-src\"\nversion = \"")
@@ -381,7 +382,7 @@ fn security_names_the_openssl_version_inside() {
 }
 
 #[test]
-fn broken_links_are_found() {
+fn the_link_check_finds_broken_links() {
     let folder = tempfile::tempdir().unwrap();
     let page = "# A page\n\n## `at=` and, or\n\n[a](b.md)\n\n```\n# no heading\n```\n\n\
                 [c](#at-and-or) [d](https://example.com)\n\n## A page\n";

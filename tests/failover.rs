@@ -1,7 +1,8 @@
 //! After a fail-over, the pool sends no more requests to the old server than an app without a
 //! tunnel would send.
 //!
-//! The servers listen on two addresses of this machine. The launcher sees its own file /etc/hosts.
+//! The servers listen on two addresses of this machine. The launcher sees a file of the test as
+//! /etc/hosts.
 
 mod support;
 
@@ -14,7 +15,7 @@ use support::peer::Peer;
 use support::resp::{Client, Reply};
 use support::scripted::{Heard, converse, redis};
 use support::servers::{Front, Options, PASSWORD, Server, accepted, connections};
-use support::{eventually, rest, two_free_ports};
+use support::{eventually, rest, two_free_ports, wait_until};
 use tempfile::TempDir;
 
 const OLD: &str = "127.0.0.2";
@@ -57,7 +58,8 @@ impl Hosts {
     }
 }
 
-/// Two Redis servers on the same port of two addresses, and a launcher that leads to the first.
+/// Two Redis servers on the same port of two addresses, and a launcher with a tunnel to the first
+/// server.
 struct Scene {
     hosts: Hosts,
     old: Server,
@@ -82,7 +84,7 @@ impl Scene {
         Some(Scene { hosts, old, new, held })
     }
 
-    /// Connects `count` apps at the same time. Each sends a write. Returns the replies.
+    /// Connects `count` apps at the same time. Each app sends a SET request. Returns the replies.
     fn writers(&self, count: usize) -> Vec<Reply> {
         let mut apps: Vec<Client> = (0..count).map(|_| self.held.client()).collect();
         apps.iter_mut().map(|app| app.ask(&["SET", "key", "value"])).collect()
@@ -122,7 +124,7 @@ fn after_a_dns_change_no_app_gets_the_old_server() {
     let mut old = scene.old.direct();
     assert_eq!(scene.writers(3), vec![Reply::line("+OK"); 3]);
     make_replica(&mut old);
-    // The name still leads to the old primary, so all apps get READONLY, as without a tunnel.
+    // The name still has the old primary's address, so all apps get READONLY, as without a tunnel.
     for _ in 0..3 {
         assert!(scene.writers(2).iter().all(|reply| is_error(reply, "READONLY")));
     }
@@ -154,24 +156,20 @@ fn connections_made_before_a_role_change_are_not_reused() {
         let mut app = held.client();
         assert!(is_error(&app.ask(request), code), "{code}");
         assert_eq!(accepted(&mut direct), before, "the app got an old connection");
-        eventually("the idle connection is closed", || {
-            (connections(&mut direct) == 1).then_some(())
-        });
+        wait_until("the idle connection is closed", || connections(&mut direct) == 1);
         drop(app);
-        eventually("this connection is closed, too", || {
-            (connections(&mut direct) == 0).then_some(())
-        });
+        wait_until("the newer connection is closed, too", || connections(&mut direct) == 0);
     }
 }
 
 #[test]
-fn a_reader_endpoint_that_refuses_writes_is_pooled() {
+fn connections_to_a_read_only_endpoint_are_reused() {
     let server = Server::start(Front::Redis);
     let mut direct = server.direct();
     make_replica(&mut direct);
     let held = hold(&server.url());
     assert!(is_error(&held.client().ask(&["SET", "key", "value"]), "READONLY"));
-    eventually("the connection is closed", || (connections(&mut direct) == 0).then_some(()));
+    wait_until("the connection is closed", || connections(&mut direct) == 0);
     let before = accepted(&mut direct);
     for _ in 0..10 {
         assert_eq!(held.client().ask(&["GET", "key"]), Reply::Nil);
@@ -180,7 +178,7 @@ fn a_reader_endpoint_that_refuses_writes_is_pooled() {
     assert_eq!(accepted(&mut direct) - before, 1);
 }
 
-/// A server that answers GET with its name, and records every request.
+/// A server that answers GET with `name`, and records every request in `heard`.
 fn named(listener: TcpListener, name: &'static str, heard: &Heard) -> Peer<()> {
     let heard = heard.clone();
     Peer::tls_on(listener, move |stream| {
@@ -191,7 +189,8 @@ fn named(listener: TcpListener, name: &'static str, heard: &Heard) -> Peer<()> {
     })
 }
 
-/// Two named servers on the same port of two addresses, their requests, and the launcher.
+/// Starts two servers on the same port of two addresses, and a launcher. Also returns the requests
+/// that the servers receive.
 fn two_names(hosts: &Hosts) -> Option<(Peer<()>, Peer<()>, Heard, Held)> {
     let launcher = hosts.launcher(OLD)?;
     let old = TcpListener::bind((OLD, 0)).unwrap();
@@ -208,7 +207,7 @@ fn who(held: &Held) -> Reply {
 }
 
 #[test]
-fn a_connection_is_reused_while_the_name_has_its_address() {
+fn connections_are_reused_while_the_name_keeps_their_address() {
     let hosts = Hosts::new();
     let Some((old, _new, _heard, held)) = two_names(&hosts) else { return };
     assert_eq!(who(&held), Reply::line("+old"));
@@ -225,7 +224,7 @@ fn a_connection_is_reused_while_the_name_has_its_address() {
 }
 
 #[test]
-fn a_failed_lookup_closes_the_app_but_keeps_idle_connections() {
+fn a_failed_lookup_refuses_the_app_but_keeps_idle_connections() {
     let hosts = Hosts::new();
     let Some((old, _new, _heard, held)) = two_names(&hosts) else { return };
     assert_eq!(who(&held), Reply::line("+old"));

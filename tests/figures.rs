@@ -1,5 +1,5 @@
-//! The numbers and texts about a tunnel: on the status page, in the metrics, in `--status` and in
-//! the log.
+//! Tests the numbers and texts about a tunnel on the status page, in the metrics, in `--status` and
+//! in the log.
 
 mod support;
 
@@ -18,8 +18,8 @@ use support::launcher::{logged, send_signal, warned};
 use support::peer::Peer;
 use support::pki::Certificate;
 use support::resp::{Client, Reply};
-use support::servers::{Front, Options, PASSWORD, Server, connections};
-use support::{eventually, two_free_ports};
+use support::servers::{Front, PASSWORD, Server, connections};
+use support::{eventually, two_free_ports, wait_until};
 
 const MIB: usize = 1024 * 1024;
 
@@ -49,10 +49,7 @@ fn answer_with_an_alert(mut stream: TcpStream) -> io::Result<()> {
 #[test]
 fn page_status_metrics_and_log_show_each_failure_reason() {
     let server = Server::start(Front::Redis);
-    let old = Server::start_with(
-        Front::Redis,
-        Options { words: &["--tls-protocols", "TLSv1.2"], ..Options::default() },
-    );
+    let old = Server::with_words(&["--tls-protocols", "TLSv1.2"]);
     let folder = tempfile::tempdir().unwrap();
     let other = Certificate::self_signed(folder.path());
     let demanding = Server::for_clients_of(&other, "TLSv1.3");
@@ -117,16 +114,14 @@ fn the_status_says_that_apps_wait_for_free_descriptors() {
     assert!(Command::new("prlimit").args(limit).status().unwrap().success());
     let mut crowd: Vec<Client> = (0..40).map(|_| Client::open(scene.port("REDIS_URL"))).collect();
     crowd.iter_mut().for_each(|client| client.send(&["AUTH", PASSWORD]));
-    eventually("the descriptors are used up", || {
-        (support::proc::descriptors(pid) >= most - 1).then_some(())
-    });
+    wait_until("the descriptors are used up", || support::proc::descriptors(pid) >= most - 1);
     for _ in 0..3 {
         assert_eq!(scene.page.get("/healthz").code, 200);
         assert!(scene.status("REDIS_URL").0.contains("REDIS_URL → "));
     }
-    eventually("the page says why apps wait", || {
+    wait_until("the status page says why apps wait", || {
         let says_why = scene.page.get("/").body.contains("Raise the limit on open files");
-        (says_why && scene.page.get("/readyz").code == 503).then_some(())
+        says_why && scene.page.get("/readyz").code == 503
     });
     assert!(scene.metric("accept_errors_total") > Some(0.0));
 }
@@ -134,9 +129,9 @@ fn the_status_says_that_apps_wait_for_free_descriptors() {
 /// Sends requests until the tunnel counts as failing. One request may be too few: if the launcher
 /// closes the connection before the request arrives, the tunnel does not count as failing.
 fn fail(scene: &Scene) {
-    eventually("the tunnel fails", || {
+    wait_until("the tunnel counts as failing", || {
         scene.exchange("REDIS_URL");
-        (scene.page.get("/readyz").code == 503).then_some(())
+        scene.page.get("/readyz").code == 503
     });
 }
 
@@ -178,7 +173,7 @@ fn a_redis_that_hangs_shows_as_a_long_wait_not_as_a_failure() {
 
     send_signal(server.pid(), libc::SIGSTOP);
     client.send(&["PING"]);
-    eventually("the client has waited for more than a second", || (longest() > 1.0).then_some(()));
+    wait_until("the client has waited for more than a second", || longest() > 1.0);
     assert!(scene.json()["tunnels"][0]["longest_wait_for_reply_seconds"].as_f64() > Some(1.0));
     let (text, _) = scene.status("REDIS_URL");
     for said in [&text, &scene.page.get("/").body] {
@@ -190,7 +185,7 @@ fn a_redis_that_hangs_shows_as_a_long_wait_not_as_a_failure() {
 
     send_signal(server.pid(), libc::SIGCONT);
     assert_eq!(client.reply().unwrap(), Reply::line("+PONG"));
-    eventually("no request waits for a reply", || (longest() == 0.0).then_some(()));
+    wait_until("no request waits for a reply", || longest() == 0.0);
 }
 
 #[test]
@@ -216,7 +211,7 @@ fn a_tunnel_fails_if_redis_is_down_behind_stunnel() {
 }
 
 #[test]
-fn metrics_count_bytes_at_once_and_each_close_once() {
+fn metrics_count_bytes_while_they_pass_and_each_close_once() {
     let server = Server::start(Front::Redis);
     let scene = Scene::of(&server.url());
     let [sent, received] = ["sent", "received"].map(|direction| {
@@ -233,21 +228,17 @@ fn metrics_count_bytes_at_once_and_each_close_once() {
     assert!(received() > 3e6);
     assert_eq!((open(), closed("closed")), (1.0, 0.0));
     drop(client);
-    eventually("the connection counts as closed", || {
-        (closed("closed") == 1.0 && open() == 0.0).then_some(())
-    });
+    wait_until("the connection counts as closed", || closed("closed") == 1.0 && open() == 0.0);
 
     let broken = scene.client();
     support::reset(broken.stream.get_ref());
     drop(broken);
-    eventually("the connection counts as reset by the app", || {
-        (closed("app_reset") == 1.0).then_some(())
-    });
+    wait_until("the connection counts as reset by the app", || closed("app_reset") == 1.0);
     let mut killed = scene.client();
     server.direct().ask(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     assert!(killed.reply().is_err(), "Redis has closed the connection");
     drop(killed);
-    eventually("all connections are closed", || (open() == 0.0).then_some(()));
+    wait_until("all connections are closed", || open() == 0.0);
     let all: f64 = CloseReason::WORDS.map(closed).iter().sum();
     assert_eq!(scene.metric("connections_accepted_total"), Some(all));
 }
@@ -264,16 +255,16 @@ fn metrics_count_reused_connections_and_resumed_sessions() {
     // No connection is idle, so the launcher opens a second connection, which resumes the first
     // connection's TLS session.
     drop((scene.client(), first));
-    eventually("a connection is reused", || {
+    wait_until("a connection is reused", || {
         drop(scene.client());
-        (pooled("reused") > 0.0).then_some(())
+        pooled("reused") > 0.0
     });
     let accepted = scene.metric("connections_accepted_total").unwrap();
     assert_eq!(accepted, pooled("reused") + pooled("new"));
     scene.page.wait_until_all_is_idle();
     let mut direct = server.direct();
-    eventually("Redis counts the idle connections, too", || {
-        (connections(&mut direct) as f64 == upstream("idle")).then_some(())
+    wait_until("Redis counts the idle connections, too", || {
+        connections(&mut direct) as f64 == upstream("idle")
     });
     let tunnel = &scene.json()["tunnels"][0];
     assert!(tunnel["tls_handshakes"]["full"]["count"].as_u64() >= Some(1), "{tunnel}");
@@ -282,7 +273,7 @@ fn metrics_count_reused_connections_and_resumed_sessions() {
     for wait in ["connection_wait", "reply_wait"] {
         assert_eq!(tunnel[wait]["count"], accepted as u64, "{tunnel}");
     }
-    let ends = tunnel["certificate"]["expires"].as_f64().expect("a certificate was shown");
+    let ends = tunnel["certificate"]["expires"].as_f64().expect("the expiry of a certificate");
     assert_eq!(scene.metric("server_certificate_expiry_timestamp_seconds"), Some(ends));
 }
 
@@ -297,7 +288,7 @@ fn the_status_shows_app_connections_waiting_at_the_limit() {
     let mut second = Client::open(scene.port("REDIS_URL"));
     second.send(&["AUTH", PASSWORD]);
     let waiting = || scene.metric("connections_waiting").unwrap();
-    eventually("the second client waits", || (waiting() == 1.0).then_some(()));
+    wait_until("the second client waits", || waiting() == 1.0);
     let (text, _) = scene.status("REDIS_URL");
     assert!(text.contains("= 1 (peak 1, limit 1) · 1 app connection waiting"), "{text}");
     assert!(text.contains("> Raise STUNNEL_MAX_CONNECTIONS if Redis allows more"), "{text}");
@@ -307,15 +298,13 @@ fn the_status_shows_app_connections_waiting_at_the_limit() {
 }
 
 #[test]
-fn page_and_status_explain_redis_client_limit_alike() {
+fn page_and_status_give_the_same_advice_at_redis_client_limit() {
     for front in [Front::Redis, Front::Stunnel] {
         let server = Server::start(front);
         let scene = Scene::of(&server.url());
         let _held = [scene.client(), scene.client(), scene.client()];
         let mut direct = server.direct();
-        eventually("Redis has no other connections", || {
-            (connections(&mut direct) == 3).then_some(())
-        });
+        wait_until("Redis has no other connections", || connections(&mut direct) == 3);
         assert_eq!(direct.ask(&["CONFIG", "SET", "maxclients", "4"]), Reply::line("+OK"));
         fail(&scene);
         // One request may be too few: stunnel does not always pass on Redis's error.
@@ -362,9 +351,9 @@ fn an_outage_logs_five_lines_and_then_summaries() {
     let log = || fs::read_to_string(scene.log.path()).unwrap();
     let refuse = |times| (0..times).for_each(|_| assert_eq!(scene.exchange("REDIS_URL"), b""));
     refuse(8);
-    eventually("a summary is logged while COMMAND runs", || {
+    wait_until("a summary is logged while COMMAND runs", || {
         let counts = logged(&log(), "connection-failed", "count");
-        (counts == ["", "", "", "", "", "3"]).then_some(())
+        counts == ["", "", "", "", "", "3"]
     });
     refuse(4);
     assert_eq!(scene.count("connections_failed_total", "reason", "tcp_refused"), 12.0);

@@ -1,5 +1,5 @@
-//! Servers that try to use much of the launcher's CPU time: their connections fail, and no other
-//! connection is delayed.
+//! Tests servers that try to use much of the launcher's CPU time. The connections to such a server
+//! fail, but no other connection is delayed.
 
 mod support;
 
@@ -20,7 +20,7 @@ use support::resp::{Client, Reply};
 use support::rest;
 use support::servers::{Front, Server};
 
-/// A server whose result tells whether its handshake succeeded.
+/// A server that reports for each connection whether the TLS handshake succeeded.
 fn server_of(acceptor: SslAcceptorBuilder) -> Peer<bool> {
     let acceptor = acceptor.build();
     Peer::tcp(move |stream| acceptor.accept(stream).is_ok())
@@ -37,7 +37,7 @@ fn refusal(peer: &Peer<bool>) -> String {
 }
 
 #[test]
-fn a_server_with_dhe_only_is_refused() {
+fn a_server_that_offers_only_dhe_is_refused() {
     let mut tls_1_2 = acceptor_builder(SslVersion::TLS1_2);
     tls_1_2.set_cipher_list("DHE-RSA-AES256-GCM-SHA384").unwrap();
     let mut tls_1_3 = acceptor_builder(SslVersion::TLS1_3);
@@ -76,7 +76,7 @@ fn a_server_with_a_very_long_chain_is_refused() {
     assert!(line.contains("the server's certificate chain is longer than 16 KiB"), "{line}");
 }
 
-/// Content types of records (RFC 8446 section 5.1).
+/// Content types of TLS records (RFC 8446 section 5.1).
 const HANDSHAKE: u8 = 22;
 const DATA: u8 = 23;
 
@@ -89,7 +89,7 @@ struct RecordKeys {
 }
 
 impl RecordKeys {
-    /// The keys for a secret from a line of a key log (SSLKEYLOGFILE).
+    /// Derives the keys from a secret in a TLS key log (SSLKEYLOGFILE).
     fn new(secret: &str) -> RecordKeys {
         let secret = BigNum::from_hex_str(secret).unwrap().to_vec_padded(32).unwrap();
         let secret = PKey::hmac(&secret).unwrap();
@@ -104,7 +104,7 @@ impl RecordKeys {
         RecordKeys { key: expand("key", 16), iv: expand("iv", 12), sequence: 0 }
     }
 
-    /// Encrypts a record of this content type.
+    /// Encrypts `content` as a TLS record with the content type `kind`.
     fn record(&mut self, content: &[u8], kind: u8) -> Vec<u8> {
         let plain = [content, &[kind]].concat();
         let mut nonce = self.iv.clone();
@@ -122,9 +122,9 @@ impl RecordKeys {
     }
 }
 
-/// The shortest session ticket (RFC 8446 section 4.6.1).
+/// The shortest possible TLS session ticket (RFC 8446 section 4.6.1).
 const TICKET: [u8; 18] = [4, 0, 0, 14, 0, 0, 14, 16, 0, 0, 0, 0, 0, 0, 1, b'x', 0, 0];
-/// The number of such tickets that one record can hold.
+/// The largest number of these tickets that fits into one TLS record.
 const MOST_TICKETS: usize = (1 << 14) / TICKET.len();
 
 /// A TLS 1.3 server that encrypts its records with [`RecordKeys`] instead of OpenSSL.

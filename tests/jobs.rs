@@ -1,4 +1,5 @@
-//! Short runs of `bin/jobs`, which counts the lost and doubled jobs of real job systems.
+//! Tests `bin/jobs` with short runs. `bin/jobs` counts the lost and doubled jobs of real job
+//! systems.
 
 mod support;
 
@@ -7,9 +8,9 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::libc;
-use support::eventually;
 use support::launcher::{Outcome, send_signal};
 use support::tool::Tool;
+use support::{is_root, wait_until};
 
 /// The figures in the only row of a table that begins with `start`.
 fn figures(table: &str, start: &str) -> Vec<u64> {
@@ -18,7 +19,8 @@ fn figures(table: &str, start: &str) -> Vec<u64> {
     row.trim_matches('|').split('|').map(|cell| cell.trim().parse().unwrap()).collect()
 }
 
-/// Runs one short scenario, with the pool off and in plaintext. True if no job was lost or doubled.
+/// Runs a short scenario twice: with the pool off, and in plaintext. Returns true if no job was
+/// lost or doubled.
 fn is_lossless(system: &str, scenario: &str, once: &str) -> bool {
     let words = ["--modes", "off", "--systems", system, "--scenarios", scenario, once, "1"];
     let run = Tool::start("jobs", &[&words[..], &["--linger", "0"]].concat(), &[]);
@@ -27,7 +29,7 @@ fn is_lossless(system: &str, scenario: &str, once: &str) -> bool {
     assert_eq!(code, 0);
     ["plaintext", "off"].into_iter().all(|mode| {
         let row = figures(&table, &format!("| {system} | {scenario} | {mode} "));
-        // The columns are: enqueued, lost, doubled and more.
+        // The first three columns count the enqueued jobs, the lost jobs and the doubled jobs.
         assert!(row[0] >= 20, "too few jobs");
         row[1..3] == [0, 0]
     })
@@ -50,8 +52,7 @@ fn celery_loses_no_job_when_its_workers_restart() {
 
 #[test]
 fn sidekiq_loses_no_job_in_a_fail_over() {
-    if !nix::unistd::geteuid().is_root() {
-        support::skip("only root can make a mount namespace");
+    if !is_root() {
         return;
     }
     // Redis may take a job from the queue and lose the reply, in plaintext too. So the test repeats
@@ -61,7 +62,7 @@ fn sidekiq_loses_no_job_in_a_fail_over() {
 }
 
 #[test]
-fn lost_doubled_and_rejected_jobs_are_counted() {
+fn bin_jobs_counts_lost_doubled_and_rejected_jobs() {
     let folder = tempfile::tempdir().unwrap();
     let enqueued = "ok a\nok b\nok c\nfailed d OSError: gone\n";
     fs::write(folder.path().join("enqueued"), enqueued).unwrap();
@@ -83,10 +84,10 @@ fn lost_doubled_and_rejected_jobs_are_counted() {
 }
 
 #[test]
-fn interrupted_run_leaves_no_process_and_no_file() {
+fn interrupted_bin_jobs_leaves_no_process_and_no_file() {
     let run = Tool::start("jobs", &["--systems", "celery", "--scenarios", "restarts"], &[]);
-    // These are bin/jobs, Redis, and two workers with two child processes each.
-    eventually("the workers run", || (run.processes() >= 8).then_some(()));
+    // The eight processes are bin/jobs, Redis, and two workers with two child processes each.
+    wait_until("the workers run", || run.processes() >= 8);
     send_signal(-run.process.pid(), libc::SIGINT);
     let (code, _, stderr) = run.finish();
     assert_eq!((code, stderr.as_str()), (1, "bin/jobs: interrupted\n"));

@@ -1,4 +1,5 @@
-//! `--max-connections`: which apps wait, in which order they are served, and what the log reports.
+//! Tests `--max-connections`: which apps wait for a connection to Redis, in which order waiting
+//! apps are served, and what the log reports.
 
 mod support;
 
@@ -9,9 +10,9 @@ use openssl::ssl::SslVersion;
 use support::eventually;
 use support::launcher::{Launcher, logged};
 use support::peer::{Peer, acceptor};
-use support::resp::{Client, Reply};
+use support::resp::Reply;
 use support::scripted::{converse, redis};
-use support::servers::{FRONTS, Front, Options, PASSWORD, Server, accepted, connections};
+use support::servers::{FRONTS, Front, PASSWORD, Server, accepted, connections};
 use support::status::StatusPage;
 
 const LIMIT: &str = "STUNNEL_MAX_CONNECTIONS";
@@ -66,7 +67,7 @@ fn the_log_reports_long_waits_stuck_queues_and_timeouts() {
     let mut late = held.open();
     late.send(&["PING"]);
     assert!(late.reply().is_err());
-    // The app keeps its two connections open, and they still work.
+    // The app has kept its two connections open, and both connections still work.
     assert!(busy.iter_mut().all(|app| app.ask(&["PING"]) == Reply::line("+PONG")));
     drop(busy);
     let log = held.finish().stderr;
@@ -81,14 +82,11 @@ fn the_log_reports_long_waits_stuck_queues_and_timeouts() {
 }
 
 #[test]
-fn many_apps_share_a_limit_equal_to_maxclients() {
+fn many_apps_are_served_if_the_limit_equals_maxclients() {
     const CONNECTIONS: usize = 4;
     for pool in ["off", "on"] {
-        let server = Server::start_with(
-            Front::Redis,
-            // The test itself is one of the clients.
-            Options { words: &["--maxclients", "5"], ..Options::default() },
-        );
+        // The test's own connection is one of the five clients that Redis allows.
+        let server = Server::with_words(&["--maxclients", "5"]);
         let mut direct = server.direct();
         let held =
             Launcher::hold_with(&server.url(), &[(LIMIT, &CONNECTIONS.to_string()), (POOL, pool)]);
@@ -101,7 +99,8 @@ fn many_apps_share_a_limit_equal_to_maxclients() {
                         let mut client = held.client();
                         assert_eq!(client.ask(&["ECHO", &mark]), Reply::bulk(&mark), "{pool}");
                         if round % 7 == 3 {
-                            // After this command, the pool does not reuse a connection.
+                            // The pool does not reuse a connection on which an app has called
+                            // CLIENT ID.
                             client.ask(&["CLIENT", "ID"]);
                         }
                     }
@@ -116,13 +115,14 @@ fn many_apps_share_a_limit_equal_to_maxclients() {
     }
 }
 
-/// A server that closes the connections with these numbers during the handshake, like a Redis at
-/// its client limit.
+/// A server that closes the connections with the numbers `cut` during the handshake, like a Redis
+/// at its client limit.
 fn cutting(cut: &'static [usize]) -> Peer<()> {
     let acceptor = acceptor(SslVersion::TLS1_3);
     Peer::numbered(move |number, mut stream| {
         if cut.contains(&number) {
-            // Read the ClientHello first, because closing with unread bytes would be a reset.
+            // Read the ClientHello first, because the kernel would reset a connection that is
+            // closed with unread bytes.
             let _ = stream.read(&mut [0; 4096]);
             return;
         }
@@ -132,7 +132,7 @@ fn cutting(cut: &'static [usize]) -> Peer<()> {
 }
 
 #[test]
-fn just_after_a_close_a_failed_handshake_is_retried_once() {
+fn after_a_close_a_failed_handshake_is_retried_once() {
     for (cut, failed) in [(&[1][..], "0"), (&[1, 2, 3, 4], "1")] {
         let peer = cutting(cut);
         let held = Launcher::hold_with(&peer.url(), &[(LIMIT, "1"), (POOL, "off")]);
@@ -161,30 +161,8 @@ fn a_plaintext_server_is_recognised_even_at_the_limit() {
 }
 
 #[test]
-fn idle_connections_leave_slots_at_redis_client_limit() {
-    const CLIENTS: usize = 4;
-    let server = Server::start_with(
-        Front::Redis,
-        // The test itself is one of the clients.
-        Options { words: &["--maxclients", "4"], ..Options::default() },
-    );
-    let mut direct = server.direct();
-    let held = Launcher::hold_with(&server.url(), &[(POOL, "on")]);
-    let mut apps: Vec<Client> = (1..CLIENTS).map(|_| held.client()).collect();
-    assert!(apps.iter_mut().all(|app| app.ask(&["PING"]) == Reply::line("+PONG")));
-    drop(apps);
-    eventually("only two connections stay idle", || (connections(&mut direct) == 2).then_some(()));
-    for _ in 0..20 {
-        assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
-    }
-}
-
-#[test]
 fn check_prints_how_many_clients_redis_has_and_allows() {
-    let server = Server::start_with(
-        Front::Redis,
-        Options { words: &["--maxclients", "20"], ..Options::default() },
-    );
+    let server = Server::with_words(&["--maxclients", "20"]);
     let _others = [server.direct(), server.direct()];
     let run = |words: &[&str]| {
         let checked = Launcher::new(words).redis(&server.url()).run();

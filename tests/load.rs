@@ -1,33 +1,20 @@
-//! Many connections, many requests, many launchers.
+//! Tests many connections, many requests and many launchers.
 
 mod support;
 
 use std::collections::HashSet;
 use std::thread;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use support::eventually;
 use support::launcher::{HOLD, Held, Launcher, logged};
 use support::proc::{descriptors, is_alive, resident_kib};
 use support::resp::{Client, Reply};
 use support::servers::{Front, Server, connections};
+use support::{may_open, wait_until};
 
-/// A launcher may keep this much memory after a load, in KiB.
+/// A launcher may keep this much memory after all connections have closed, in KiB.
 const KEPT_KIB: u64 = 16 * 1024;
 
-/// Raises this process's limit on descriptors. If the hard limit is below `needed`, prints that the
-/// test is skipped, and returns `false`.
-fn may_open(needed: u64) -> bool {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    if hard < needed {
-        support::skip(&format!("{needed} descriptors are needed, and the hard limit is {hard}"));
-        return false;
-    }
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
-    true
-}
-
-/// Runs `job` in this many threads at the same time. Each thread passes its number to `job`.
+/// Runs `job` in `threads` threads at the same time. Each thread passes its number to `job`.
 fn side_by_side(threads: usize, job: impl Fn(usize) + Sync) {
     thread::scope(|scope| {
         for n in 0..threads {
@@ -37,8 +24,8 @@ fn side_by_side(threads: usize, job: impl Fn(usize) + Sync) {
     });
 }
 
-/// Opens a connection. Returns the connection and the launcher's number of descriptors. After the
-/// first connection, the launcher has opened all descriptors of its own.
+/// Opens the first connection, so that the launcher opens all descriptors that it keeps. Returns
+/// the connection and the launcher's number of descriptors.
 fn at_rest(held: &Held) -> (Client, usize) {
     let mut warm = held.client();
     assert_eq!(warm.ask(&["PING"]), Reply::line("+PONG"));
@@ -49,7 +36,7 @@ fn wait_for_descriptors(held: &Held, count: usize) {
     /// The number of connections to Redis that the pool may keep for half a minute.
     const IDLE: usize = 2;
     let pid = held.running.pid();
-    eventually("descriptors are as before", || (descriptors(pid) <= count + IDLE).then_some(()));
+    wait_until("descriptors are as before", || descriptors(pid) <= count + IDLE);
 }
 
 #[test]
@@ -61,7 +48,7 @@ fn nine_thousand_connections_get_their_own_replies() {
         return;
     }
     let server = Server::start(Front::Redis);
-    // The launcher must raise its soft limit itself.
+    // The shell lowers the soft limit on descriptors, so the launcher must raise this limit itself.
     let script = format!("ulimit -Sn 1024; exec {} sh -c '{HOLD}'", support::launcher::BINARY);
     let launcher = Launcher::of("sh", ["-c", &script]).redis(&server.url());
     let held = launcher.start_held();
@@ -108,7 +95,10 @@ fn many_short_connections_leak_no_memory_and_no_descriptor() {
     one_after_the_other(connections - connections / 10);
     wait_for_descriptors(&held, before);
     let after = resident_kib(held.running.pid());
-    assert!(after < kib + KEPT_KIB / 4, "{kib} KiB after a tenth, {after} KiB at the end");
+    assert!(
+        after < kib + KEPT_KIB / 4,
+        "{kib} KiB after a tenth of the connections, {after} KiB at the end"
+    );
     drop(warm);
     let log = held.finish().stderr;
     let all = THREADS * connections;
@@ -121,7 +111,7 @@ fn twenty_launchers_on_one_machine_do_not_disturb_each_other() {
     let server = Server::start(Front::Redis);
     let launchers: Vec<Held> = (0..20)
         .map(|n| {
-            // All launchers want the same port.
+            // Without a configured port, all launchers try the same port first.
             let url = server.url().replace("/0", &format!("/{}", n % 16));
             let launcher = Launcher::holding(&url);
             launcher.env("STUNNEL_LISTEN_PORT", "").start_held()
@@ -144,5 +134,5 @@ fn twenty_launchers_on_one_machine_do_not_disturb_each_other() {
     }
     assert!(pids.into_iter().all(|pid| !is_alive(pid)));
     let mut direct = server.direct();
-    eventually("Redis has no other connection", || (connections(&mut direct) == 0).then_some(()));
+    wait_until("Redis has no other connection", || connections(&mut direct) == 0);
 }

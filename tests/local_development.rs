@@ -4,7 +4,7 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -12,8 +12,8 @@ use support::launcher::{BINARY, Launcher, Outcome};
 use support::servers::{Front, Server};
 use tempfile::TempDir;
 
-/// A folder with an app's repository, whose `bin/` contains the shim, and with the folder
-/// `programs` for PATH.
+/// A folder that contains the folders `app` and `programs`. `app` is the repository of an app,
+/// whose `bin/` contains the shim. `programs` is on PATH.
 struct Checkout {
     folder: TempDir,
 }
@@ -25,8 +25,7 @@ impl Checkout {
         let checkout = Checkout { folder: tempfile::tempdir().unwrap() };
         fs::create_dir(checkout.at("programs")).unwrap();
         fs::create_dir_all(checkout.at("app/bin")).unwrap();
-        fs::write(checkout.shim(), shim.stdout).unwrap();
-        fs::set_permissions(checkout.shim(), fs::Permissions::from_mode(0o755)).unwrap();
+        support::write_executable(&checkout.shim(), shim.stdout);
         checkout
     }
 
@@ -105,7 +104,7 @@ fn shim_without_launcher_runs_the_command_if_disabled() {
             assert_eq!((ended.code(), ended.stderr.as_str()), (3, ""));
         }
     }
-    // The option overrides the variable.
+    // The option --enabled overrides the variable STUNNEL_ENABLED.
     let words = [&["--enabled=no"][..], &command].concat();
     let ended = checkout.launcher(&words).redis("redis://h").env("STUNNEL_ENABLED", "yes").run();
     assert_eq!(ended.code(), 3, "{}", ended.stderr);
@@ -148,7 +147,8 @@ fn shim_without_launcher_runs_no_command_for_check_or_help() {
         for words in [&[flag.as_str()][..], &[flag, "echo", "ran"]] {
             let ended = checkout.launcher(words).env("STUNNEL_ENABLED", "false").run();
             assert_eq!((ended.code(), ended.stdout.as_str()), (127, ""), "{words:?}");
-            // The user has disabled the tunnel already, so the error must not advise that.
+            // The user has disabled the tunnel already, so the error must not advise to disable the
+            // tunnel.
             assert!(!ended.stderr.contains("STUNNEL_ENABLED"), "{words:?}: {}", ended.stderr);
             assert_eq!(ended.stderr.lines().count(), 1, "{words:?}: {}", ended.stderr);
         }

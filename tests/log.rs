@@ -1,4 +1,4 @@
-//! The lines that the launcher logs (docs/operation.md).
+//! Tests the lines that the launcher logs (docs/operation.md).
 
 mod support;
 
@@ -26,7 +26,10 @@ fn the_debug_log_contains_no_user_name_and_no_password() {
             assert!(!command_line.contains(PASSWORD));
             held.running.say("end\n");
             let log = held.finish().stderr;
-            assert!(log.contains("connection-accepted"), "this is the debug level: {log}");
+            assert!(
+                log.contains("connection-accepted"),
+                "the log has no line of the level debug: {log}"
+            );
             assert!(!log.contains(PASSWORD) && !log.contains("us3r-name"), "{log}");
         }
     }

@@ -1,4 +1,4 @@
-//! The status page in a real browser, and the metrics in a real Prometheus.
+//! Tests the status page in a real browser, and the metrics in a real Prometheus.
 //!
 //! `WRITE_DOCS=1 cargo test --test page` also replaces the manual's screenshots.
 
@@ -14,9 +14,9 @@ use serde_json::Value;
 use support::figures::Scene;
 use support::pki::{Authority, Request};
 use support::resp::{Client, Reply};
-use support::servers::{Front, Options, PASSWORD, Server, connections};
+use support::servers::{Front, PASSWORD, Server, connections};
 use support::status::StatusPage;
-use support::{Process, eventually, eventually_within, two_free_ports};
+use support::{Process, eventually, eventually_within, two_free_ports, wait_until};
 
 /// A host name in a certificate. If the page did not escape this name, the name would change the
 /// page's title.
@@ -25,7 +25,7 @@ const HOSTILE: &str = "</dd><script>document.title='owned'</script><img src=x on
 /// Red, green and blue.
 type Colour = [u8; 3];
 
-/// A browser window, and colours that the page must have there.
+/// The size of a browser window, and colours that the status page must show in this window.
 #[derive(Debug)]
 struct View {
     name: &'static str,
@@ -117,10 +117,7 @@ fn three_tunnels(folder: &Path) -> (Scene, [Server; 3], Vec<Client>) {
     let request = Request { ip: &[], valid: (-1, 395), ..Request::default() };
     let [usual, hostile] = [("usual", "redis.example.com"), ("hostile", HOSTILE)]
         .map(|(file, name)| authority.issue(folder, file, &Request { dns: &[name], ..request }));
-    let servers = [&usual, &usual, &hostile].map(|certificate| {
-        let options = Options { certificate: Some(certificate), ..Options::default() };
-        Server::start_with(Front::Redis, options)
-    });
+    let servers = [&usual, &usual, &hostile].map(Server::with_certificate);
     let variables = ["REDIS_URL", "CACHE_URL", "HOSTILE_URL"];
     let urls = [0, 1, 2].map(|index| (variables[index], servers[index].url()));
     let scene = Scene::new(&urls, |launcher| {
@@ -131,7 +128,7 @@ fn three_tunnels(folder: &Path) -> (Scene, [Server; 3], Vec<Client>) {
 
     let mut clients: Vec<Client> = (0..5).map(|_| scene.client()).collect();
     let mut direct = servers[0].direct();
-    eventually("Redis has no other connections", || (connections(&mut direct) == 5).then_some(()));
+    wait_until("Redis has no other connections", || connections(&mut direct) == 5);
     assert_eq!(direct.ask(&["CONFIG", "SET", "maxclients", "6"]), Reply::line("+OK"));
     for variable in ["REDIS_URL", "REDIS_URL", "HOSTILE_URL"] {
         scene.exchange(variable);
@@ -145,8 +142,8 @@ fn three_tunnels(folder: &Path) -> (Scene, [Server; 3], Vec<Client>) {
 }
 
 #[test]
-fn a_browser_shows_the_page_in_wide_and_narrow_windows() {
-    // On Ubuntu, bin/setup cannot install Chromium.
+fn a_browser_shows_the_status_page_in_wide_and_narrow_windows() {
+    // Chromium may be missing, because bin/setup cannot install Chromium on Ubuntu.
     if Command::new("chromium").arg("--version").output().is_err() {
         return support::skip("the status page in a browser: there is no chromium");
     }

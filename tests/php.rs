@@ -1,4 +1,5 @@
-//! PHP-FPM behind nginx, and Apache with mod_php and CGI, set up as in `docs/php.md`.
+//! Tests PHP-FPM behind nginx, and Apache with mod_php and CGI. The web servers are set up as in
+//! `docs/php.md`.
 
 mod support;
 
@@ -91,7 +92,7 @@ impl Site {
         Process(nginx.expect("nginx (see bin/setup test)"))
     }
 
-    /// The page's output with this line in the configuration of PHP-FPM's pool.
+    /// The output of the PHP page if the configuration of PHP-FPM's pool contains `line`.
     fn php_fpm(&self, line: &str) -> String {
         let folder = self.folder.path().display();
         let configuration = format!(
@@ -114,7 +115,8 @@ impl Site {
     }
 }
 
-/// The file in this folder whose name begins with `name`. Distributions append PHP's version.
+/// The file in this folder whose name begins with `name`. The rest of the file's name is PHP's
+/// version, which differs between distributions.
 fn program(folder: &str, name: &str) -> PathBuf {
     let entries = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
     let is_it = |path: &PathBuf| {

@@ -1,5 +1,6 @@
-//! A reused connection behaves like a new connection, whatever its last user sent. The tests send
-//! every command of a real Redis, with arguments that fit Redis's own descriptions of its commands.
+//! Tests that a reused connection behaves like a new connection, whatever the last user has sent.
+//! The tests send every command of a real Redis, with arguments that match Redis's own descriptions
+//! of the commands.
 //!
 //! POOL_SEED repeats the random choices of a run. POOL_ROUNDS sets how often the first test sends
 //! each command. POOL_VISITS sets how many users each thread of the second test simulates.
@@ -25,7 +26,7 @@ use support::{PATIENCE, reset};
 const ROUNDS: u64 = 1;
 /// The time to wait for a reply that may never come.
 const GLANCE: Duration = Duration::from_millis(50);
-/// The number of threads of the second test.
+/// The number of threads in the test `concurrent_apps_never_see_each_others_state`.
 const THREADS: u64 = 8;
 /// The default of POOL_VISITS.
 const VISITS: u64 = 60;
@@ -47,9 +48,9 @@ const TAMED: &[(&str, &[&str])] = &[
     ("slaveof", &["NO", "ONE"]),
 ];
 
-/// Fields of CLIENT INFO that the tests do not compare. They differ between new connections, or
-/// show only memory. `multi` is not reliable: in Valkey 8.1 it stays 0 after a transaction, even
-/// after RESET.
+/// Fields of CLIENT INFO that the tests do not compare, because these fields differ between new
+/// connections, or show only memory. The field `multi` is not reliable: in Valkey 8.1, `multi`
+/// stays 0 after a transaction, even after RESET.
 const OWN: &str = "id addr laddr fd age idle qbuf qbuf-free argv-mem multi rbs rbp tot-mem \
                    tot-net-in tot-net-out tot-cmds cmd lib-name lib-ver io-thread";
 
@@ -67,7 +68,8 @@ fn seed() -> u64 {
 
 // --- Commands ---------------------------------------------------------------------------------
 
-/// The value of a field. A description is a flat list of names and values.
+/// The value of the field `name` in Redis's description of a command, which is a list of names and
+/// values in turn.
 fn field<'a>(description: &'a Reply, name: &str) -> Option<&'a Reply> {
     let Reply::Array(fields) = description else { panic!("{description:?}") };
     fields.chunks(2).find(|pair| pair[0] == Reply::bulk(name)).map(|pair| &pair[1])
@@ -105,7 +107,7 @@ fn descriptions(direct: &mut Client) -> BTreeMap<String, Vec<Reply>> {
     found
 }
 
-/// Adds an argument that matches its description.
+/// Adds a random argument that matches the description `argument`.
 fn add_argument(words: &mut Vec<String>, argument: &Reply, dice: &mut Rng) {
     let flags: Vec<String> = list(field(argument, "flags")).iter().map(text).collect();
     if flags.iter().any(|flag| flag == "optional") && dice.bool() {
@@ -152,7 +154,7 @@ fn words_of(name: &str, arguments: &[Reply], dice: &mut Rng) -> Vec<String> {
     words
 }
 
-/// True if a connection may be reused after this command.
+/// True if the pool may reuse a connection after this command.
 fn is_listed(name: &str) -> bool {
     let (command, subcommand) = name.split_once('|').unwrap_or((name, ""));
     commands::effect(command.as_bytes(), Some(subcommand.as_bytes()))
@@ -161,7 +163,7 @@ fn is_listed(name: &str) -> bool {
 
 // --- Users ------------------------------------------------------------------------------------
 
-/// How an app leaves.
+/// The ways in which an app ends its connection.
 #[derive(Debug, Clone, Copy)]
 enum Leaving {
     Close,
@@ -236,8 +238,8 @@ fn assert_like_new(client: &mut Client, direct: &mut Client, mark: &str, expecte
     let (id, state) = state(client);
     assert_eq!(state, expected);
     assert_eq!(client.ask(&["EXEC"]), Reply::line("-ERR EXEC without MULTI"));
-    // If an earlier user's WATCH or subscription were still active, these changes and messages
-    // would disturb the transaction.
+    // If an earlier user's WATCH or subscription were still active, the following changes and
+    // messages would disturb the transaction.
     assert_eq!(client.ask(&["MULTI"]), Reply::line("+OK"));
     assert_eq!(client.ask(&["ECHO", mark]), Reply::line("+QUEUED"));
     for key in 0..4 {
@@ -255,7 +257,7 @@ fn assert_like_new(client: &mut Client, direct: &mut Client, mark: &str, expecte
     id
 }
 
-/// The ids of the launcher's connections.
+/// The ids that Redis has given to the launcher's connections.
 fn ids(server: &Server, direct: &mut Client) -> Vec<String> {
     let clients = text(&direct.ask(&["CLIENT", "LIST"]));
     let by_tls = format!(" laddr=127.0.0.1:{} ", server.tls_port());
@@ -269,7 +271,7 @@ fn hold(server: &Server, pool: &str) -> Held {
         .start_held()
 }
 
-/// The state of a new connection without the launcher.
+/// The state of a new connection that does not pass through the launcher.
 fn new_state(server: &Server) -> String {
     state(&mut server.direct()).1
 }
@@ -315,14 +317,15 @@ fn no_command_changes_what_the_next_app_sees() {
             }
         }
         println!("{pool}: {tried} commands, {reusable} of them harmless; reused after {reused}");
-        // Under `auto`, the pool is off for the first apps.
+        // With `--pool auto`, the pool is off for the first apps.
         let least = if pool == "on" { 9 } else { 7 };
         assert!(reused * 10 >= reusable * least, "reused after {reused} of {reusable}");
     }
 }
 
-/// Conversations that a user breaks off. The user reads the replies to the first requests. The user
-/// does not read the reply to the last request, or sends only a part of the request.
+/// Requests that a user sends before the user disconnects. The user reads the replies to the
+/// requests in the list. After that, the user sends the last request in full or in part, but reads
+/// no reply.
 const MESSES: [(&[&str], &str); 9] = [
     (&["MULTI", "SET lost x"], ""),
     (&["WATCH key:0"], ""),
@@ -335,7 +338,8 @@ const MESSES: [(&[&str], &str); 9] = [
     (&[], "ECHO unread"),
 ];
 
-/// Has a user break off a conversation. The launcher may close the connection meanwhile.
+/// Sends requests from [`MESSES`], and disconnects in the middle. The launcher may close the
+/// connection earlier.
 fn leave_in_a_mess(mut user: Client, dice: &mut Rng) {
     let patience = if dice.bool() { PATIENCE } else { Duration::from_micros(1) };
     let (asked, sent) = *one_of(&MESSES, dice);
@@ -350,7 +354,7 @@ fn leave_in_a_mess(mut user: Client, dice: &mut Rng) {
         let end = if dice.bool() { whole.len() } else { dice.usize(1..whole.len()) };
         let _gone = user.stream.get_mut().write_all(&whole[..end]);
     }
-    // After a half-close, a blocked command would wait forever.
+    // After a half-close, BLPOP would wait forever, so the user resets the connection.
     let how = match sent.starts_with("BLPOP") {
         true => Leaving::Reset,
         false => *one_of(&LEAVINGS, dice),
@@ -358,7 +362,7 @@ fn leave_in_a_mess(mut user: Client, dice: &mut Rng) {
     leave(user, how);
 }
 
-/// Sends some random commands, checks that their replies are the user's own, and leaves.
+/// Sends some random commands, checks that the user gets its own replies, and disconnects.
 fn leave_after_random_commands(
     mut user: Client,
     commands: &[(String, Vec<Reply>)],
@@ -368,7 +372,7 @@ fn leave_after_random_commands(
     let is_known = (0..dice.u64(..6)).all(|_| {
         let (name, arguments) = one_of(commands, dice);
         let words = words_of(name, arguments, dice);
-        // After another command, nobody can predict the next replies.
+        // A command that the pool does not know may change the later replies in any way.
         let is_known = is_listed(name) && !["hello", "reset"].contains(&name.as_str());
         let patience = if is_known { PATIENCE } else { GLANCE };
         let reply = ask_raw(&mut user, &words, patience);
@@ -379,14 +383,14 @@ fn leave_after_random_commands(
         let echo = ["ECHO", mark].map(str::to_owned);
         let reply = ask_raw(&mut user, &echo, PATIENCE).expect("a reply");
         let reply = String::from_utf8_lossy(&reply).into_owned();
-        // A transaction queues ECHO.
+        // In a transaction, Redis answers ECHO with `+QUEUED`.
         assert!(reply.contains(mark) || reply == "+QUEUED\r\n", "{reply}");
     }
     leave(user, *one_of(&LEAVINGS, dice));
 }
 
-/// Simulates a user, who checks the connection, breaks off a conversation, or sends random
-/// commands.
+/// Simulates a user, who either checks that the connection is like new, or sends requests and
+/// disconnects.
 fn visit(
     (server, held): (&Server, &Held),
     direct: &mut Client,

@@ -1,4 +1,4 @@
-//! The modes of `--pool`: when the pool is on, and how many idle connections it keeps.
+//! Tests the modes of `--pool`: when the pool is on, and how many idle connections the pool keeps.
 
 mod support;
 
@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use support::launcher::{HOLD, Held, Launcher};
 use support::resp::{Client, Reply};
-use support::servers::{Front, Options, Server, accepted, calls, clients, connections};
+use support::servers::{Front, Server, accepted, calls, clients, connections};
 use support::status::StatusPage;
-use support::{eventually, faketime};
+use support::{faketime, wait_until};
 
-/// Under `auto`, this number of short connections switches the pool on.
+/// With `--pool auto`, this number of short connections turns the pool on.
 const MANY: usize = 16;
 
 fn hold(server: &Server, settings: &[(&str, &str)]) -> Held {
@@ -25,23 +25,23 @@ fn one_request(held: &Held) {
 }
 
 /// The number of `RESET` and `PING` commands that Redis has executed. In these tests, only the
-/// launcher sends them.
+/// launcher sends these commands.
 fn own_commands(direct: &mut Client) -> usize {
     calls(direct, "reset") + calls(direct, "ping")
 }
 
 /// Waits until the launcher has no connection to Redis.
 fn wait_until_all_are_closed(direct: &mut Client) {
-    eventually("all connections are closed", || (connections(direct) == 0).then_some(()));
+    wait_until("all connections are closed", || connections(direct) == 0);
 }
 
-/// Makes short connections until `auto` has switched the pool on.
+/// Makes short connections until `--pool auto` has turned the pool on.
 fn switch_pool_on(held: &Held, page: StatusPage) {
-    eventually("the pool is on", || {
+    wait_until("the pool is on", || {
         let before = page.upstream("relaying");
         one_request(held);
-        eventually("the app has left", || (page.upstream("relaying") == before).then_some(()));
-        (page.upstream("idle") > 0.0).then_some(())
+        wait_until("the app has left", || page.upstream("relaying") == before);
+        page.upstream("idle") > 0.0
     });
 }
 
@@ -60,7 +60,7 @@ fn pool_off_never_sends_a_command_of_its_own() {
 }
 
 #[test]
-fn auto_pools_after_sixteen_short_connections() {
+fn pool_auto_turns_on_after_sixteen_short_connections() {
     let server = Server::start(Front::Redis);
     let mut direct = server.direct();
     let pings = own_commands(&mut direct);
@@ -84,12 +84,12 @@ fn auto_pools_after_sixteen_short_connections() {
 }
 
 #[test]
-fn auto_counts_only_connections_that_got_an_answer() {
+fn pool_auto_counts_only_connections_that_got_an_answer() {
     let server = Server::start(Front::Redis);
     let mut direct = server.direct();
     let pings = own_commands(&mut direct);
     let held = hold(&server, &[]);
-    // Like a port scan or a simple health check, these apps only connect.
+    // These apps only connect, like a port scan or a simple health check.
     (0..2 * MANY).for_each(|_| drop(held.open()));
     wait_until_all_are_closed(&mut direct);
     (0..2).for_each(|_| one_request(&held));
@@ -109,14 +109,13 @@ fn a_connection_keeps_its_pool_mode_until_its_end() {
     let id = line.split(' ').next().unwrap().to_owned();
     switch_pool_on(&held, held.page());
     drop(early);
-    eventually("its connection is closed, not kept", || {
-        (!clients(&mut direct).lines().any(|line| line.starts_with(&format!("{id} "))))
-            .then_some(())
+    wait_until("the connection is closed, because the pool was off at its start", || {
+        !clients(&mut direct).lines().any(|line| line.starts_with(&format!("{id} ")))
     });
 }
 
 #[test]
-fn auto_switches_off_after_a_minute_of_few_short_connections() {
+fn pool_auto_turns_off_after_a_minute_of_few_connections() {
     let Some(library) = faketime() else { return };
     let folder = tempfile::tempdir().unwrap();
     let clock = folder.path().join("clock");
@@ -129,7 +128,7 @@ fn auto_switches_off_after_a_minute_of_few_short_connections() {
         .env("FAKETIME_TIMESTAMP_FILE", &clock)
         .env("FAKETIME_NO_CACHE", "1")
         .env("STUNNEL_STATUS_ADDRESS", "0")
-        // libfaketime reads the file from inside the launcher.
+        // The sandbox must be off, because libfaketime reads the file from inside the launcher.
         .env("STUNNEL_SANDBOX", "off")
         .start_held();
     switch_pool_on(&held, held.page());
@@ -143,7 +142,7 @@ fn auto_switches_off_after_a_minute_of_few_short_connections() {
     assert_eq!(calls(&mut direct, "reset"), resets, "the pool is off");
 }
 
-/// `count` apps connect, send one request each, and leave together.
+/// Connects `count` apps. Each app sends one request. Then all apps disconnect at the same time.
 fn burst(held: &Held, count: usize) {
     let mut apps: Vec<Client> = (0..count).map(|_| held.client()).collect();
     for app in &mut apps {
@@ -157,18 +156,17 @@ const LONGER: Duration = Duration::from_millis(1_500);
 #[test]
 fn after_a_burst_two_idle_connections_stay_open() {
     // Another process needs 20 of the 30 connections. The test itself needs one.
-    let options = Options { words: &["--maxclients", "30"], ..Options::default() };
-    let server = Server::start_with(Front::Redis, options);
+    let server = Server::with_words(&["--maxclients", "30"]);
     let mut direct = server.direct();
     let before = accepted(&mut direct);
     let held = hold(&server, &[("STUNNEL_POOL", "on")]);
-    // The first connection becomes idle before the others.
+    // The first connection to Redis becomes idle before the other connections are opened.
     burst(&held, 1);
     let page = held.page();
     page.wait_for_idle(1);
     burst(&held, 25);
     assert_eq!(accepted(&mut direct) - before, 25, "one connection for each app of the burst");
-    eventually("two connections are left", || (connections(&mut direct) == 2).then_some(()));
+    wait_until("two connections are left", || connections(&mut direct) == 2);
     let mut others: Vec<Client> = (0..20).map(|_| server.direct()).collect();
     assert!(others.iter_mut().all(|other| other.ask(&["ECHO", "mine"]) == Reply::bulk("mine")));
     thread::sleep(LONGER);
@@ -176,7 +174,7 @@ fn after_a_burst_two_idle_connections_stay_open() {
 }
 
 #[test]
-fn with_a_limit_all_idle_connections_stay_open() {
+fn with_max_connections_all_idle_connections_stay_open() {
     let server = Server::start(Front::Redis);
     let held = hold(&server, &[("STUNNEL_POOL", "on"), ("STUNNEL_MAX_CONNECTIONS", "6")]);
     burst(&held, 6);

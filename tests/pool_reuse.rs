@@ -1,4 +1,5 @@
-//! `--pool on` with a real Redis: which connections are reused, and by whom.
+//! Tests `--pool on` with a real Redis: which connections are reused, and which apps get these
+//! connections.
 
 mod support;
 
@@ -13,7 +14,7 @@ use support::servers::{
     FRONTS, Front, PASSWORD, Server, accepted, calls, clients, connections, info,
 };
 use support::status::StatusPage;
-use support::{eventually, reset};
+use support::{reset, wait_until};
 
 fn hold(url: &str, settings: &[(&str, &str)]) -> (Held, StatusPage) {
     let launcher =
@@ -23,7 +24,7 @@ fn hold(url: &str, settings: &[(&str, &str)]) -> (Held, StatusPage) {
     (held, page)
 }
 
-/// Serves one app, and waits until its connection to Redis is idle.
+/// Makes one request through the tunnel, and waits until the connection to Redis is idle.
 fn one_request(held: &Held, page: StatusPage) {
     assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
     page.wait_for_idle(1);
@@ -57,7 +58,7 @@ fn apps_one_after_another_share_one_connection() {
             page.wait_for_idle(1);
         }
         assert_eq!(accepted(&mut direct) - before, 1, "{front:?}");
-        // One RESET in the trial, and one for each further user.
+        // Redis executes one RESET in the trial, and one RESET for each user after the first user.
         assert_eq!(calls(&mut direct, "reset"), 30);
         let log = held.finish().stderr;
         assert_eq!(logged(&log, "pool-tried", "verdict"), ["Passed"], "{log}");
@@ -66,16 +67,14 @@ fn apps_one_after_another_share_one_connection() {
 }
 
 #[test]
-fn a_blocked_command_ends_when_its_app_resets() {
+fn a_blocked_command_ends_when_its_app_resets_the_connection() {
     let (_server, mut direct, held, _page) = warm();
     let mut blocked = held.client();
     blocked.send(&["BLPOP", "list", "0"]);
-    eventually("the command waits", || {
-        (info(&mut direct, "clients", "blocked_clients") == Some(1)).then_some(())
-    });
+    wait_until("the command waits", || info(&mut direct, "clients", "blocked_clients") == Some(1));
     reset(blocked.stream.get_ref());
     drop(blocked);
-    eventually("the connection is closed", || (connections(&mut direct) == 0).then_some(()));
+    wait_until("the connection is closed", || connections(&mut direct) == 0);
     assert_eq!(direct.ask(&["RPUSH", "list", "mine"]), Reply::line(":1"));
     assert_eq!(held.client().ask(&["LLEN", "list"]), Reply::line(":1"));
 }
@@ -119,7 +118,7 @@ fn a_new_password_applies_to_reused_connections() {
 }
 
 #[test]
-fn an_idle_connection_keeps_its_state_until_the_next_app() {
+fn an_idle_connection_is_reset_when_the_next_app_comes() {
     let (_server, mut direct, held, page) = warm();
     let mut app = held.client();
     app.ask(&["CLIENT", "SETNAME", "first"]);
@@ -128,14 +127,12 @@ fn an_idle_connection_keeps_its_state_until_the_next_app() {
     page.wait_for_idle(1);
     assert!(clients(&mut direct).contains(" name=first "));
     let next = held.open();
-    eventually("the connection is reset", || {
-        (!clients(&mut direct).contains(" name=first ")).then_some(())
-    });
+    wait_until("the connection is reset", || !clients(&mut direct).contains(" name=first "));
     drop(next);
 }
 
 #[test]
-fn no_app_gets_a_connection_from_before_a_restart() {
+fn after_a_redis_restart_no_app_gets_an_old_connection() {
     let (mut server, _direct, held, page) = warm();
     for _ in 0..3 {
         server.restart(Duration::ZERO);
@@ -159,11 +156,11 @@ fn idle_connections_close_when_the_command_ends() {
     let (_server, mut direct, held, _page) = warm();
     let log = held.finish().stderr;
     assert!(!log.contains("at=drain-"), "{log}");
-    eventually("no connection is left", || (connections(&mut direct) == 0).then_some(()));
+    wait_until("no connection is left", || connections(&mut direct) == 0);
 }
 
 #[test]
-fn a_redis_that_hangs_for_a_moment_is_pooled_again() {
+fn connections_are_reused_again_after_redis_has_hung() {
     let server = Server::start(Front::Redis);
     let mut direct = server.direct();
     let (held, page) = hold(&server.url(), &[("STUNNEL_CONNECT_TIMEOUT", "2s")]);
@@ -184,7 +181,7 @@ fn a_redis_that_hangs_for_a_moment_is_pooled_again() {
 fn an_app_that_speaks_tls_to_a_reused_connection_is_noticed() {
     let (_server, _direct, held, page) = warm();
     let mut app = held.tcp();
-    eventually("the app has the connection", || (page.upstream("relaying") == 1.0).then_some(()));
+    wait_until("the app has the connection", || page.upstream("relaying") == 1.0);
     app.write_all(b"\x16\x03\x01").unwrap();
     assert_eq!(support::rest(&mut app).0, b"");
     let log = held.finish().stderr;

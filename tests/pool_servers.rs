@@ -1,4 +1,4 @@
-//! `--pool on` with servers that answer `RESET` unlike Redis.
+//! Tests `--pool on` with servers that do not answer `RESET` like Redis.
 
 mod support;
 
@@ -17,11 +17,8 @@ fn hold(url: &str, settings: &[(&str, &str)]) -> Held {
     launcher.env("STUNNEL_LOG_LEVEL", "debug").settings(settings).start_held()
 }
 
-fn ping(held: &Held) {
-    assert_eq!(held.open().ask(&["PING"]), Reply::line("+PONG"));
-}
-
-/// The number of the connection, for each request with this text.
+/// For each request with this text: the number of the connection on which the server received the
+/// request.
 fn connections_of(heard: &Heard, request: &str) -> Vec<String> {
     let all = heard.all();
     let lines = all.iter().filter_map(|line| line.split_once(' '));
@@ -45,7 +42,7 @@ fn changed_by_reset(
 #[test]
 fn a_server_whose_reset_differs_is_not_pooled() {
     let noauth = "-NOAUTH Authentication required.\r\n";
-    // The replies to PING before RESET, to RESET, and to PING after RESET.
+    // Each server has three replies: to a PING before RESET, to RESET, and to a PING after RESET.
     for (before, reset, after) in [
         // Kvrocks.
         (noauth, "+RESET\r\n", "+PONG\r\n"),
@@ -86,7 +83,8 @@ fn a_server_that_does_not_answer_the_trial_harms_no_app() {
             _ => Some(redis(request)),
         });
         let held = hold(&peer.url(), &[("STUNNEL_CONNECT_TIMEOUT", "1s")]);
-        (0..3).for_each(|_| ping(&held));
+        let replies = [(); 3].map(|()| held.open().ask(&["PING"]));
+        assert_eq!(replies, [(); 3].map(|()| Reply::line("+PONG")));
         let log = held.finish().stderr;
         assert_eq!(logged(&log, "pool-tried", "verdict"), ["Unclear"], "{log}");
         assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "{log}");
@@ -95,16 +93,16 @@ fn a_server_that_does_not_answer_the_trial_harms_no_app() {
 
 #[test]
 fn an_app_gets_a_new_connection_if_reset_fails() {
-    // The reply to each RESET after the first trial, and the number of RESETs that three apps
-    // cause.
+    // Each case has the server's reply to each RESET after the first trial, and the number of
+    // RESETs that three apps cause.
     for (wrong, resets) in [
-        // There is no complete reply in time. The launcher also resets the next connection.
+        // The server sends no complete reply in time. The launcher also resets the next connection.
         (Some(""), 3),
         (Some("+RESE"), 3),
-        // Redis may have restarted, so there is a new trial, which fails.
+        // The launcher assumes that Redis may have restarted, and makes a new trial, which fails.
         (Some("+RESET\r\n+OK\r\n"), 3),
         (None, 3),
-        // The RESET of this server differs from Redis's, so the pool reuses no connection.
+        // This server does not answer RESET like Redis, so the pool reuses no connection.
         (Some("+OK\r\n"), 2),
         (Some("-ERR no\r\n"), 2),
     ] {
@@ -132,8 +130,8 @@ fn an_app_gets_a_new_connection_if_reset_fails() {
 
 #[test]
 fn a_client_certificate_turns_the_pool_off() {
-    // Redis 8 and Valkey 9 can log a client in by its certificate. RESET then selects the default
-    // user.
+    // Redis 8 and Valkey 9 can log a client in by its certificate. After such a login, RESET
+    // changes to the default user.
     let (peer, heard) = changed_by_reset(|request, was_reset| match request {
         "RESET" => "+RESET\r\n",
         "ACL" if was_reset => "+default\r\n",

@@ -1,5 +1,5 @@
-//! HAProxy and nginx as TLS proxies in front of Redis, set up as in `docs/servers.md`, with
-//! Debian's configuration.
+//! Tests HAProxy and nginx as TLS proxies in front of Redis. The proxies are set up as in
+//! `docs/servers.md`, with Debian's configuration.
 
 mod support;
 
@@ -49,8 +49,9 @@ impl Proxy {
         self.folder.path().join(name)
     }
 
-    /// HAProxy with Debian's configuration and `snippet`. 300 ms replace Debian's timeouts of 50
-    /// seconds, so that a snippet without its own timeouts fails in [`pinned_through`].
+    /// HAProxy with Debian's configuration and `snippet`. The test shortens Debian's timeouts from
+    /// 50 seconds to 300 ms, so that a snippet without its own timeouts fails in
+    /// [`pinned_through`].
     fn haproxy(&self, snippet: &str) -> Command {
         let replaced = [
             ("chroot ", ""),
@@ -91,7 +92,7 @@ impl Proxy {
         command
     }
 
-    /// Starts the proxy, and waits until it accepts connections on this port.
+    /// Starts the proxy, and waits until the proxy accepts connections on this port.
     fn start(&self, mut command: Command, port: u16) -> Process {
         let said = self.at("said");
         let output = fs::File::create(&said).unwrap();
@@ -127,7 +128,8 @@ fn pinned_through(port: u16) {
     assert!(!log.contains("not-authenticated"), "{log}");
 }
 
-/// Tests this snippet of the manual. The port `backend` replaces the server `manual`.
+/// Tests HAProxy with the manual's snippet `name`. The test replaces the server `manual` in the
+/// snippet by the local port `backend`.
 fn haproxy_works(name: &str, manual: &str, backend: u16) {
     let proxy = Proxy::new();
     let port = two_free_ports();
@@ -170,7 +172,7 @@ fn nginx_works_as_in_the_manual() {
     );
     let _nginx = proxy.start(proxy.nginx(&text), port);
     pinned_through(port);
-    // nginx before 1.23.4 speaks TLS 1.3 only if the configuration names it.
+    // nginx before 1.23.4 speaks TLS 1.3 only if the configuration names TLS 1.3.
     let url = format!("rediss://default:{PASSWORD}@127.0.0.1:{port}/0");
     let newest = Launcher::new(["--min-tls", "1.3", "--check"]).redis(&url).run();
     assert_eq!(newest.code(), 0, "{}", newest.stdout);

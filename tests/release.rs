@@ -36,7 +36,7 @@ struct Checkout {
     folder: TempDir,
     rust: String,
     today: String,
-    /// True if the variables are those of a GitHub workflow.
+    /// True if the environment has the variables of a GitHub workflow.
     workflow: bool,
 }
 
@@ -192,7 +192,8 @@ fn check_workflows_refuses_broken_and_unsafe_workflows() {
 
 #[test]
 fn check_workflows_fails_if_node_is_too_old() {
-    // This `node` prints an old version, and fails if it is to run a script.
+    // This program `node` prints an old version, and fails if another program tries to run a script
+    // with `node`.
     let old = "#!/bin/sh\n[ \"$1\" = --version ] || exit 1\necho v12.22.9\n";
     let (_programs, path) = path_with("node", old);
     let mut check = Command::new(Path::new(ROOT).join("bin/check-workflows"));

@@ -21,8 +21,8 @@ use support::launcher::{BINARY, HOLD, Launcher, Running, logged, send_signal, wi
 use support::pki::{Authority, Request};
 use support::proc::command_of;
 use support::resp::Reply;
-use support::servers::{Front, Options, PASSWORD, Server};
-use support::{Process, eventually, is_root};
+use support::servers::{Front, PASSWORD, Server};
+use support::{Process, eventually, is_root, wait_until};
 
 /// True if this kernel has Landlock. If not, prints that the running test is skipped.
 fn has_landlock() -> bool {
@@ -35,7 +35,7 @@ fn has_landlock() -> bool {
 
 // --- What an attacker tries -------------------------------------------------------------------
 
-/// If this environment variable is set, the test's process plays the attacker. The variable
+/// If this environment variable is set, the test's process acts as the attacker. The variable
 /// contains the path of the app's directory.
 const APP: &str = "START_STUNNEL_TEST_APP";
 
@@ -70,7 +70,8 @@ fn the_sandbox_stops_an_attacker_inside_the_launcher() {
     assert!(output.contains("1 passed"), "{output}{}", String::from_utf8_lossy(&attacker.stderr));
 }
 
-/// Applies the rules to this thread. A thread that started earlier must be able to apply them, too.
+/// Applies the sandbox's rules to this thread. A thread that started earlier must be able to apply
+/// the rules, too.
 fn apply(rights: &Rights) {
     let (applied, wait) = mpsc::channel::<()>();
     let older = thread::spawn(move || {
@@ -81,12 +82,12 @@ fn apply(rights: &Rights) {
     let abi = rights.keep_only().abi().expect("Landlock");
     drop(applied);
     let (before, entered, after) = older.join().unwrap();
-    // From ABI 8 on, the rules restrict all threads at once.
+    // From ABI version 8 of Landlock on, one call restricts all threads of a process.
     let expected = if abi >= 8 { libc::EACCES } else { 0 };
     assert_eq!((before, entered, after), (expected, 0, libc::EACCES));
 }
 
-/// Tries to do what the launcher's rules deny.
+/// Tries to do what the sandbox's rules deny.
 fn attack(app: &Path) {
     let command = Process(Command::new("cat").stdin(Stdio::piped()).spawn().unwrap());
     let [redis, other] = [(); 2].map(|()| TcpListener::bind(("127.0.0.1", 0)).unwrap());
@@ -116,7 +117,7 @@ fn attack(app: &Path) {
         ("read COMMAND's environment", errno(of_command("environ")), libc::EACCES),
         ("read COMMAND's memory", errno(of_command("mem")), libc::EACCES),
         ("trace COMMAND", errno(traced(pid)), libc::EPERM),
-        // The launcher needs these rights.
+        // The sandbox must leave the launcher these rights.
         ("read /etc", errno(fs::read("/etc/passwd")), 0),
         ("connect to Redis", errno(TcpStream::connect(redis)), 0),
         // Landlock cannot deny these rights.
@@ -149,8 +150,8 @@ fn listened() -> io::Result<()> {
 
 // --- The real launcher ------------------------------------------------------------------------
 
-/// For each thread of a process, whether the thread has set `NoNewPrivs`. A thread sets
-/// `NoNewPrivs` when it applies the rules.
+/// For each thread of a process: true if the thread has set `NoNewPrivs`. A thread sets
+/// `NoNewPrivs` when the thread applies the sandbox's rules.
 fn no_new_privs(pid: i32) -> Vec<bool> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let statuses =
@@ -158,16 +159,16 @@ fn no_new_privs(pid: i32) -> Vec<bool> {
     statuses.map(|status| status.contains("NoNewPrivs:\t1")).collect()
 }
 
-/// Waits until every thread of a launcher has applied the rules.
+/// Waits until every thread of a launcher has applied the sandbox's rules.
 fn wait_for_sandbox(launcher: i32) {
-    eventually("the rules restrict every thread", || {
+    wait_until("the sandbox restricts every thread", || {
         let threads = no_new_privs(launcher);
-        (threads.len() >= 3 && threads.iter().all(|restricted| *restricted)).then_some(())
+        threads.len() >= 3 && threads.iter().all(|restricted| *restricted)
     });
 }
 
 #[test]
-fn the_sandbox_restricts_every_launcher_thread_not_command() {
+fn the_sandbox_restricts_all_launcher_threads_but_not_command() {
     if !has_landlock() {
         return;
     }
@@ -244,7 +245,7 @@ fn the_same_user_cannot_read_the_launchers_environment() {
 // --- Files that lookups read ------------------------------------------------------------------
 
 #[test]
-fn a_replaced_hosts_file_is_followed() {
+fn a_replaced_hosts_file_is_read_despite_the_sandbox() {
     let server = Server::start(Front::Redis);
     let url = server.url().replace("127.0.0.1", "redis.test");
     for behind_link in [false, true] {
@@ -276,15 +277,14 @@ fn wait_for_sandbox_if_any(running: &Running) {
 }
 
 #[test]
-fn ca_certificates_outside_etc_are_readable() {
+fn ca_certificates_outside_etc_work_despite_the_sandbox() {
     let folder = tempfile::tempdir().unwrap();
     let [linked, store] = ["linked", "store"].map(|name| folder.path().join(name));
     fs::create_dir(&linked).unwrap();
     fs::create_dir(&store).unwrap();
     let authority = Authority::new(&store);
     let certificate = authority.issue(folder.path(), "leaf", &Request::default());
-    let options = Options { certificate: Some(&certificate), ..Options::default() };
-    let server = Server::start_with(Front::Redis, options);
+    let server = Server::with_certificate(&certificate);
     // OpenSSL searches the directory for a CA's file by a hash of the CA's name
     // (openssl-rehash(1)), and only during a handshake.
     let root = &authority.root;
@@ -302,8 +302,8 @@ fn ca_certificates_outside_etc_are_readable() {
 
 // --- Kernels that refuse ----------------------------------------------------------------------
 
-/// Makes Landlock's system calls from `first` on fail with `errno` in the process `command`, like a
-/// container's seccomp profile.
+/// Makes Landlock's system calls fail with `errno` in the process `command`, from the call with the
+/// number `first` on. A container's seccomp profile can have the same effect.
 fn forbid(command: &mut Command, first: libc::c_long, errno: i32) {
     const LAST: u32 = libc::SYS_landlock_restrict_self as u32;
     let jump =
@@ -329,7 +329,8 @@ fn forbid(command: &mut Command, first: libc::c_long, errno: i32) {
     }
 }
 
-/// A launcher for which Landlock's system calls fail from `first` on.
+/// A launcher in which Landlock's system calls fail with `errno`, from the call with the number
+/// `first` on.
 fn refused(server: &Server, first: libc::c_long, errno: i32) -> Launcher {
     let mut launcher = Launcher::holding(&server.url()).env("STUNNEL_LOG_LEVEL", "debug");
     forbid(&mut launcher.command, first, errno);

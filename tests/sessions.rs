@@ -1,4 +1,5 @@
-//! When the launcher resumes TLS sessions, and how connections wait for a tunnel's first handshake.
+//! Tests when the launcher resumes TLS sessions, and when app connections wait for a tunnel's first
+//! handshake.
 
 mod support;
 
@@ -23,11 +24,6 @@ fn hold_to(url: &str, setting: (&str, &str)) -> Held {
     Launcher::hold_with(url, &[("STUNNEL_POOL", "off"), setting])
 }
 
-/// Connects an app for one request.
-fn one_request(held: &Held) {
-    assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
-}
-
 #[test]
 fn a_changed_key_is_refused_despite_a_stored_tls_session() {
     let folder = tempfile::tempdir().unwrap();
@@ -36,7 +32,7 @@ fn a_changed_key_is_refused_despite_a_stored_tls_session() {
     let port = server.port;
     let held = hold_to(&server.url(), ("STUNNEL_PIN", &certificate.pin()));
     for _ in 0..3 {
-        one_request(&held);
+        assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
     }
     drop(server);
     // The new server has the same address and another key.
@@ -63,7 +59,7 @@ fn averse_to_sessions(refuse: fn(TcpStream)) -> Peer<()> {
 }
 
 #[test]
-fn after_two_failed_resumptions_handshakes_are_full() {
+fn after_two_failed_resumptions_all_handshakes_are_full() {
     let hang: fn(TcpStream) = |mut stream| drop(rest(&mut stream));
     let close: fn(TcpStream) = |mut stream| drop(stream.read(&mut [0; 1 << 14]));
     let send_reset: fn(TcpStream) = |stream| reset(&stream);
@@ -76,7 +72,7 @@ fn after_two_failed_resumptions_handshakes_are_full() {
     let lost = [(true, 1), (false, 2), (true, 3), (false, 4), (true, 5), (true, 6)];
     // The launcher opens an extra connection to find out whether a silent server speaks plaintext.
     let probed = [(true, 1), (false, 3), (true, 4), (false, 5), (true, 6), (true, 7)];
-    // Only after an alert, the launcher makes a second handshake for the same app.
+    // If the server sends an alert, the launcher makes a second handshake for the same app.
     let retried = [(true, 1), (true, 3), (true, 5), (true, 6), (true, 7), (true, 8)];
     for (reaction, expected) in
         [(hang, probed), (close, lost), (send_reset, lost), (refuse, retried)]
@@ -105,7 +101,7 @@ fn handshakes(page: StatusPage) -> [f64; 2] {
 }
 
 #[test]
-fn twenty_first_connections_make_only_one_full_handshake() {
+fn twenty_apps_at_once_cause_only_one_full_handshake() {
     let server = Server::start(Front::Redis);
     let held = hold_to(&server.url(), ("STUNNEL_STATUS_ADDRESS", "0"));
     let page = StatusPage::of(held.running.pid(), &[held.port]);
@@ -115,7 +111,7 @@ fn twenty_first_connections_make_only_one_full_handshake() {
 
 #[test]
 fn apps_do_not_wait_for_a_distant_servers_first_handshake() {
-    // The TCP connect takes more than 80 ms, so apps do not wait for the first handshake.
+    // If the TCP connect takes more than 80 ms, apps do not wait for the tunnel's first handshake.
     let Some(link) = SlowLink::make(&["--delay-ms", "300"]) else { return };
     let options = Options { link: Some(&link), ..Options::default() };
     let server = Server::start_with(Front::Redis, options);
@@ -135,8 +131,5 @@ fn two_hundred_apps_at_once_reach_a_distant_server() {
         converse(stream, |request| Some(redis(request)));
     });
     let held = hold_to(&peer.url(), ("STUNNEL_CONNECT_TIMEOUT", "10s"));
-    let mut apps: Vec<Client> = (0..200).map(|_| held.open()).collect();
-    apps.iter_mut().for_each(|app| app.send(&["PING"]));
-    let answered = apps.iter_mut().filter_map(|app| app.reply().ok()).count();
-    assert_eq!(answered, 200);
+    storm(&held, 200);
 }

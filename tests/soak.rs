@@ -20,16 +20,17 @@ use nix::libc;
 use support::launcher::{Held, Launcher, send_signal};
 use support::proc::{descriptors, resident_kib, sockets_of};
 use support::resp::{Client, Reply, request};
-use support::servers::{Front, Options, PASSWORD, Server, connections};
+use support::servers::{Front, PASSWORD, Server, connections};
 use support::{eventually_within, reset};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 
 /// The number of apps whose connections have faults.
 const APPS: usize = 24;
-/// The number of apps that use a second tunnel, without faults. They must not notice any fault.
+/// The number of apps that use a second tunnel, without faults. These apps must not notice any
+/// fault.
 const WITNESSES: usize = 6;
-/// Memory that the launcher may keep for later connections.
+/// The launcher may keep this much memory for later connections, in KiB.
 const KEPT_KIB: u64 = 24 * 1024;
 /// With these options, a killed Redis keeps all acknowledged writes.
 const DURABLE: &[&str] =
@@ -37,8 +38,9 @@ const DURABLE: &[&str] =
 /// A script for COMMAND: prints both URLs, then ignores signals until its standard input ends.
 const DEAF: &str =
     "trap '' HUP TERM USR1 USR2; echo $REDIS_URL; echo $OTHER_URL; while read -r _; do :; done";
-/// Requests that an app may have sent before it disconnects. They change the connection's state,
-/// and the next app must not notice that. The key `never` is set only in transactions without EXEC.
+/// Requests that an app may have sent before it disconnects. The requests change the connection's
+/// state, but the next app must not notice the change. The key `never` is set only in transactions
+/// without EXEC.
 const UNFINISHED: &[&str] = &[
     "",
     "PING",
@@ -52,7 +54,7 @@ const UNFINISHED: &[&str] = &[
     "CLIENT REPLY OFF",
     "CLIENT REPLY SKIP",
 ];
-/// The longest time until a connection to Redis meets a fault, while the network makes faults.
+/// While the network makes faults, each connection to Redis meets a fault within this time.
 const FAULT_WITHIN: Duration = Duration::from_secs(4);
 const ENDED_BY_FAULTS: &str = "connections to Redis that a fault ended";
 
@@ -100,8 +102,8 @@ impl Network {
         *self.counts.lock().unwrap().entry(name).or_default() += count;
     }
 
-    /// Relays a connection of the launcher to Redis, which may be down, until a side ends or a
-    /// fault happens.
+    /// Relays a connection of the launcher to Redis until one side closes or a fault happens. Redis
+    /// may be down.
     async fn relay(&self, mut near: TcpStream, mut dice: Rng) {
         near.set_nodelay(true).unwrap();
         let Ok(mut far) = TcpStream::connect(("127.0.0.1", self.redis)).await else {
@@ -128,7 +130,8 @@ impl Network {
         self.count(ENDED_BY_FAULTS, 1);
     }
 
-    /// Waits until this connection must meet a fault, or forever if there are no faults.
+    /// Waits until the time of this connection's fault. Waits forever if the network makes no
+    /// faults.
     async fn fault(&self, dice: &mut Rng) {
         tokio::time::sleep(FAULT_WITHIN.mul_f64(dice.f64())).await;
         if !self.faulty.load(Ordering::SeqCst) {
@@ -142,9 +145,10 @@ struct App {
     dice: Rng,
     port: u16,
     network: Arc<Network>,
-    /// Connections that broke.
+    /// The number of connections that broke.
     broken: usize,
-    /// Writes that the app has sent, and those of them that Redis has acknowledged.
+    /// The number of writes that the app has sent, followed by the number of writes that Redis has
+    /// acknowledged.
     sent: usize,
     acknowledged: usize,
 }
@@ -197,7 +201,7 @@ impl App {
         self.disconnect(client)
     }
 
-    /// A unique ECHO, and the expected reply.
+    /// An ECHO request with a unique text, and the expected reply.
     fn echo(&mut self) -> (Vec<u8>, Reply) {
         let token = format!("{} {:x}", self.name, self.dice.u64(..));
         (request(&[b"ECHO", token.as_bytes()]), Reply::Bulk(token.into_bytes()))
@@ -205,7 +209,8 @@ impl App {
 
     /// Requests that write and read a large value, and the expected replies.
     fn value(&mut self) -> [(Vec<u8>, Reply); 2] {
-        // A new key: Redis may still execute a request of an earlier, broken connection.
+        // The key is new, because Redis may still execute a request of an earlier, broken
+        // connection.
         let key = format!("value of {} {:x}", self.name, self.dice.u64(..));
         let mut value = vec![0; self.dice.usize(..1 << 20)];
         self.dice.fill(&mut value);
@@ -229,7 +234,7 @@ impl App {
         Ok(())
     }
 
-    /// The next reply; an error if the reply reports an outage.
+    /// Reads the next reply. Returns an error if the reply reports an outage.
     fn reply(&self, client: &mut Client) -> Result<Reply> {
         match client.reply() {
             Ok(Reply::Line(line)) if line.starts_with("-LOADING") => {
@@ -297,20 +302,19 @@ fn words(text: &str) -> Vec<u8> {
     request(&text.split(' ').map(str::as_bytes).collect::<Vec<_>>())
 }
 
-/// A launcher with two tunnels. Only one of them leads through the network that makes faults.
+/// A launcher with two tunnels. Only one tunnel leads through the network that makes faults.
 struct Stage {
     redis: Server,
     clean: Server,
     network: Arc<Network>,
     held: Held,
-    /// The apps whose connections have faults, followed by the witnesses.
+    /// The apps whose connections have faults, followed by the apps without faults.
     apps: Vec<App>,
 }
 
 impl Stage {
     fn set_up(pool: &str, dice: &mut Rng) -> Stage {
-        let options = Options { words: DURABLE, ..Options::default() };
-        let redis = Server::start_with(Front::Redis, options);
+        let redis = Server::with_words(DURABLE);
         let clean = Server::start(Front::Redis);
         for server in [&redis, &clean] {
             // Only database 0 contains this key.
@@ -318,7 +322,7 @@ impl Stage {
         }
         let network = Network::start(redis.tls_port(), dice.fork());
         let launcher = Launcher::script(DEAF)
-            // There are more apps, so apps queue.
+            // The number of apps is larger than this limit, so some apps must wait.
             .env("REDIS_URL_STUNNEL_MAX_CONNECTIONS", "16")
             // On a busy machine, apps wait for longer than the default connect timeout.
             .env("STUNNEL_CONNECT_TIMEOUT", "20s")
@@ -338,9 +342,9 @@ impl Stage {
         Stage { redis, clean, network, held, apps }
     }
 
-    /// Runs all apps for this time, with faults if `dice` are given. Returns the number of broken
-    /// connections since the start of the test: of the apps whose connections have faults, and of
-    /// the witnesses.
+    /// Runs all apps for this time, with faults if `faults` is given. Returns two numbers of
+    /// connections that have broken since the start of the test. The first number is for the apps
+    /// with faults, the second number for the apps without faults.
     fn run(&mut self, time: Duration, faults: Option<&mut Rng>) -> (usize, usize) {
         let end = Instant::now() + time;
         let mut apps = std::mem::take(&mut self.apps);
@@ -429,7 +433,8 @@ fn random_loads_and_faults_lose_no_reply() {
     let mut dice = Rng::with_seed(seed);
     let mut stage = Stage::set_up(&pool, &mut dice);
 
-    // Before we measure, let the launcher allocate the memory that it keeps.
+    // Run the apps before the first measurement, so that the launcher has allocated the memory that
+    // it keeps.
     let warm = Duration::from_secs(seconds / 10 + 2);
     assert_eq!(stage.run(warm, None), (0, 0), "connections broken without faults");
     let (memory_before, open_before) = stage.at_rest();

@@ -1,4 +1,4 @@
-//! Access to the status of a launcher: `--status` and the status page.
+//! Tests the two ways to get a launcher's status: `--status` and the status page.
 
 mod support;
 
@@ -15,7 +15,7 @@ use serde_json::Value;
 use support::launcher::{BINARY, Launcher, Outcome, logged, send_signal};
 use support::proc::{command_of, state};
 use support::status::StatusPage;
-use support::{eventually, two_free_ports};
+use support::{eventually, two_free_ports, wait_until};
 
 /// A URL that no test connects to.
 const NOWHERE: &str = "redis://:s3cret-password@127.0.0.1:1";
@@ -31,8 +31,8 @@ fn status(words: &[&str]) -> Outcome {
     Launcher::new([&["--status"], words].concat()).run()
 }
 
-/// The JSON object that `--status` prints about a launcher; `None` if `--status` does not find the
-/// launcher.
+/// The JSON object that `--status` prints about a launcher. Returns `None` if `--status` does not
+/// find the launcher.
 fn status_of(launcher: i32) -> Option<Value> {
     let said = status(&["--log-format", "json"]).stdout;
     let mut launchers = said.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
@@ -75,7 +75,7 @@ fn status_without_a_launcher_exits_with_3() {
 }
 
 #[test]
-fn status_with_a_command_or_another_task_exits_with_2() {
+fn status_option_with_a_command_or_other_task_exits_with_2() {
     for words in [["--status", "true"], ["--status", "--check"], ["--status", "--print-env"]] {
         assert_eq!(Launcher::new(words).run().code(), 2, "{words:?}");
     }
@@ -94,7 +94,7 @@ fn status_reports_a_stopped_launcher_as_failing() {
     let pid = held.running.pid();
     eventually("--status finds the launcher", || status_of(pid));
     held.running.signal(libc::SIGSTOP);
-    eventually("the launcher is stopped", || (state(pid) == 'T').then_some(()));
+    wait_until("the launcher is stopped", || state(pid) == 'T');
     let said = status(&[]);
     held.running.signal(libc::SIGCONT);
     assert!(said.stdout.contains(&format!("start-stunnel pid {pid} does not answer")), "{said:?}");
@@ -134,8 +134,8 @@ fn as_another_user<T: Send + 'static>(action: impl FnOnce() -> T + Send + 'stati
     thread.join().unwrap()
 }
 
-/// Listens on a socket with the name of a launcher's socket, and answers each request with
-/// `answer`. `pid` is the pid in the name.
+/// Listens on a socket that has the name of the status socket of a launcher with this pid. Answers
+/// each request with `answer`.
 fn impostor(pid: u32, answer: String) {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let name = format!("start-stunnel/{pid}.{}", COUNT.fetch_add(1, Ordering::Relaxed));
@@ -169,7 +169,7 @@ fn status_ignores_impostors_with_another_user_or_pid() {
 }
 
 #[test]
-fn status_reports_a_launcher_without_an_answer_as_failing() {
+fn status_reports_a_launcher_that_does_not_answer_as_failing() {
     // A launcher that is short of memory closes the connection without an answer, too.
     let pid = std::process::id();
     impostor(pid, String::new());
@@ -192,7 +192,7 @@ fn status_prints_no_error_if_its_output_is_a_closed_pipe() {
 }
 
 #[test]
-fn only_a_page_on_loopback_refuses_unknown_host_names() {
+fn only_a_status_page_on_loopback_refuses_unknown_host_names() {
     security_says("a request with a foreign name in `Host` gets 421");
     for (address, code, warnings) in [("0", 421, 0), ("localhost:0", 421, 0), ("0.0.0.0:0", 200, 1)]
     {
@@ -234,9 +234,9 @@ fn healthz_shows_whether_the_command_is_stopped_or_draining() {
     let mut held = launcher.env("STUNNEL_DRAIN_TIMEOUT", "60s").start_held();
     let page = StatusPage::of(held.running.pid(), &[held.port]);
     let becomes = |path: &str, code: u16, body: &str| {
-        eventually(body, || {
+        wait_until(body, || {
             let answer = page.get(path);
-            (answer.code == code && answer.body == body).then_some(())
+            answer.code == code && answer.body == body
         });
     };
     let _app = held.tcp();
@@ -276,7 +276,7 @@ fn a_taken_status_port_causes_only_a_warning() {
 }
 
 #[test]
-fn the_page_is_served_before_the_command_runs() {
+fn the_status_page_is_served_before_the_command_runs() {
     let port = two_free_ports();
     let script = "exec 3<>/dev/tcp/127.0.0.1/$1 && \
                   printf 'GET /healthz HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n' >&3 && cat <&3";
@@ -286,7 +286,7 @@ fn the_page_is_served_before_the_command_runs() {
 }
 
 #[test]
-fn the_page_on_a_unix_socket_is_only_for_this_user() {
+fn the_status_page_on_a_unix_socket_is_only_for_its_user() {
     for listen in ["tcp", "unix"] {
         let folder = tempfile::tempdir().unwrap();
         let launcher = Launcher::holding(NOWHERE).env("STUNNEL_STATUS_ADDRESS", "unix");
@@ -305,10 +305,7 @@ fn the_page_on_a_unix_socket_is_only_for_this_user() {
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.ends_with("ready\n"), "{answer}");
         running.finish();
-        assert_eq!(
-            fs::read_dir(folder.path()).unwrap().count(),
-            0,
-            "the launcher removes the sockets"
-        );
+        let left = fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(left, 0, "the launcher removes the sockets");
     }
 }

@@ -4,13 +4,12 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use support::launcher::{BINARY, Outcome};
 
-/// Runs `bin/suites`. The shell script `pytest` replaces redis-py's suite. The script writes its
-/// report with `test_case NAME RESULT`, and `$STUNNEL_POOL` is empty if the suite runs directly.
+/// Runs `bin/suites`. The shell script `pytest` replaces redis-py's suite, and writes its report
+/// with `test_case NAME RESULT`. If the suite runs without the launcher, `$STUNNEL_POOL` is empty.
 fn suites(ways: &str, pytest: &str) -> Outcome {
     let folder = tempfile::tempdir().unwrap();
     let path = |name| folder.path().join(name);
@@ -24,8 +23,7 @@ fn suites(ways: &str, pytest: &str) -> Outcome {
          test_case() {{ echo \"<testcase classname='tests.a' name='$1'>$2</testcase>\" >&3; }}\n\
          echo '<testsuites>' >&3; {pytest}; echo '</testsuites>' >&3; exit ${{code:-0}}\n"
     );
-    fs::write(path("python"), python).unwrap();
-    fs::set_permissions(path("python"), fs::Permissions::from_mode(0o755)).unwrap();
+    support::write_executable(&path("python"), python);
     let mut suites = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/bin/suites"));
     suites.args(["--binary", BINARY, "--ways", ways, "--redis-py"]).arg(folder.path());
     suites.arg("--python").arg(path("python"));
@@ -34,7 +32,7 @@ fn suites(ways: &str, pytest: &str) -> Outcome {
 
 #[test]
 fn bin_suites_fails_if_a_suite_stops_early() {
-    // pytest does this when it cannot import a test module.
+    // If pytest cannot import a test module, pytest prints this error, and exits with code 2.
     let pytest = "echo 'ERROR tests/a.py: No module named mock'; code=2\n\
         for n in 1 2 3 4; do test_case \"$n\" '<error/>'; done";
     let ended = suites("direct off", pytest);
@@ -64,7 +62,7 @@ fn bin_suites_fails_if_a_different_result_is_unexplained() {
     let only_in_auto = "[ \"$STUNNEL_POOL\" != auto ] || test_case sets \"$failed\"";
     let ended = suites("direct off auto", &failing_in("auto | off", only_in_auto));
     assert_eq!(ended.code(), 1, "{ended:?}");
-    // With the pool off, bin/suites accepts no explanation.
+    // If the pool is off, bin/suites accepts no explanation for a different result.
     let off = "\n  tests.a::counts_clients: direct passed, off failed\n\
         redis-py, off: 1 of 2 results differ from those with direct; unexplained: 1\n";
     let auto = "\n  tests.a::counts_clients: direct passed, auto failed (explained)\n  \

@@ -9,11 +9,11 @@ use nix::libc;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use support::eventually;
 use support::launcher::{BINARY, Launcher, Running, as_pid_1, send_signal};
 use support::proc::{command_of, state, wait_until_reaped};
 use support::resp::Reply;
 use support::servers::{Front, Server};
+use support::{eventually, wait_until};
 
 /// A perl script that prints "ready", and then the number of each signal that it receives, until
 /// its standard input ends.
@@ -74,8 +74,8 @@ fn a_signal_before_the_commands_start_is_forwarded_later() {
     for _ in 0..20 {
         let running = record_signals().start();
         running.signal(libc::SIGTERM);
-        // Depending on the moment, SIGTERM kills the launcher before the launcher blocks signals,
-        // or reaches COMMAND, which dies or prints 15.
+        // If SIGTERM arrives before the launcher blocks signals, the launcher dies. Otherwise
+        // COMMAND gets SIGTERM, and dies or prints 15.
         let ended = running.finish();
         let killed = ended.status.signal() == Some(libc::SIGTERM);
         assert!(killed || ended.stdout.contains("15\n"), "{ended:?}");
@@ -186,7 +186,7 @@ fn sigterm_to_a_stopped_launcher_takes_effect_after_sigcont() {
 }
 
 #[test]
-fn a_stop_signal_that_the_command_handles_stops_nothing() {
+fn a_stop_signal_that_the_command_handles_does_not_stop_it() {
     let mut running = job(&["perl", "-e", RECORDER]);
     for signal in STOPS {
         running.signal(signal as i32);
@@ -224,7 +224,7 @@ fn sigstop_to_the_command_alone_keeps_the_tunnel_running() {
     // SIGCONT goes to COMMAND alone, and then to the launcher alone.
     for continued in [command, held.running.pid()] {
         send_signal(command, libc::SIGSTOP);
-        eventually("COMMAND stops", || (state(command) == 'T').then_some(()));
+        wait_until("COMMAND stops", || state(command) == 'T');
         assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
         assert_ne!(state(held.running.pid()), 'T');
         send_signal(continued, libc::SIGCONT);
@@ -243,11 +243,12 @@ fn after_rapid_stops_and_continues_the_command_runs() {
         (0..round * 200).for_each(|_| std::hint::spin_loop());
         running.signal(libc::SIGCONT);
     }
-    // A process may lose a SIGCONT that arrives at the moment of a stop, so send SIGCONT again.
+    // Send SIGCONT again, because the kernel may lose a SIGCONT that arrives at the moment of a
+    // stop.
     let command = command_of(running.pid());
-    eventually("both run", || {
+    wait_until("both run", || {
         running.signal(libc::SIGCONT);
-        (state(running.pid()) != 'T' && state(command) != 'T').then_some(())
+        state(running.pid()) != 'T' && state(command) != 'T'
     });
     running.say("on we go\n");
     assert_eq!(running.line(), "on we go");

@@ -12,11 +12,11 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use nix::unistd::{Pid, getpgid};
-use support::eventually;
 use support::launcher::{BINARY, as_pid_1, send_signal};
 use support::proc::{cpu_ticks, is_alive};
 use support::pty::{CTRL_Z, Terminal};
 use support::servers::{Front, Server};
+use support::{eventually, wait_until};
 
 const CTRL_C: &str = "\x03";
 const CTRL_D: &str = "\x04";
@@ -95,7 +95,8 @@ fn as_pid_1_ctrl_c_ends_the_command_and_ctrl_z_does_nothing() {
     terminal.type_keys(CTRL_Z);
     talk_to_cat(&mut terminal, "still here");
     terminal.type_keys(CTRL_C);
-    // pid 1 exited, because unshare(1) would die by the signal that kills its child.
+    // The launcher has exited. If a signal had killed the launcher, unshare(1) would die by the
+    // same signal.
     assert_eq!(terminal.process.wait().code(), Some(130));
 }
 
@@ -151,7 +152,7 @@ fn ctrl_z_stops_a_whole_pipeline() {
 }
 
 #[test]
-fn in_the_foreground_command_and_launcher_share_a_group() {
+fn command_and_launcher_share_the_foreground_process_group() {
     let mut terminal = Terminal::shell(&[]);
     let script = "set -- $(cat /proc/$PPID/stat) $(cat /proc/$$/stat); echo same=$(($5 == ${57}))";
     terminal.type_line(&format!("{BINARY} bash -c '{script}' | cat"));
@@ -205,8 +206,8 @@ fn without_a_shell_ctrl_z_has_no_effect() {
 }
 
 /// A COMMAND that writes each signal that it receives, and the signal's sender, into a file.
-/// COMMAND cannot use its terminal for that, because the terminal hangs up. After SIGTERM, COMMAND
-/// exits with 5.
+/// COMMAND cannot print the signals on its terminal, because the terminal hangs up. After SIGTERM,
+/// COMMAND exits with 5.
 struct Notes {
     folder: tempfile::TempDir,
 }
@@ -220,8 +221,8 @@ impl Notes {
         self.folder.path().join("notes")
     }
 
-    /// COMMAND's perl script, which writes down these signals. The script contains no single quote,
-    /// so that a shell can put the script in single quotes.
+    /// COMMAND's perl script, which writes each of these signals into the file. The script contains
+    /// no single quote, so that a shell can put the script in single quotes.
     fn script(&self, signals: &str) -> String {
         let script = r#"
             use POSIX;
@@ -344,11 +345,11 @@ fn hang_up_a_shells_job(ampersand: &str) -> String {
     let (command, launcher) = notes.pids();
     terminal.hang_up();
     notes.wait_for("HUP");
-    // The kernel sends its signals before the shell's end.
+    // The kernel has sent all its signals when the shell has ended.
     terminal.process.wait();
     send_signal(launcher, nix::libc::SIGTERM);
     notes.wait_for("TERM");
-    eventually("COMMAND ends", || (!is_alive(command)).then_some(()));
+    wait_until("COMMAND ends", || !is_alive(command));
     let senders = notes.senders("HUP").join(" ");
     senders.replace(&shell, "shell").replace(&launcher.to_string(), "launcher")
 }
@@ -357,7 +358,8 @@ fn hang_up_a_shells_job(ampersand: &str) -> String {
 fn a_shells_job_gets_one_sighup_when_the_terminal_hangs_up() {
     assert_eq!(hang_up_a_shells_job("&"), "launcher");
     // A foreground job gets SIGHUP from the shell, and another SIGHUP from the kernel when the
-    // shell ends. If COMMAND has not handled the first SIGHUP yet, COMMAND gets only one.
+    // shell ends. If COMMAND has not handled the first SIGHUP before the second SIGHUP arrives,
+    // COMMAND gets only one SIGHUP.
     let senders = hang_up_a_shells_job("");
     assert!(["shell", "shell kernel"].contains(&&*senders), "{senders}");
 }
@@ -365,7 +367,7 @@ fn a_shells_job_gets_one_sighup_when_the_terminal_hangs_up() {
 #[test]
 fn ctrl_c_after_fg_ends_the_whole_job() {
     let mut terminal = Terminal::shell(&[]);
-    // The inner shell runs until sleep has ended.
+    // The shell inside the launcher would print "not reached" if Ctrl-C ended only sleep.
     terminal.type_line(&format!("{BINARY} sh -c 'echo rea''dy; sleep 1000; echo not reached' &"));
     terminal.expect("ready");
     terminal.bring_to_foreground("not reached'");

@@ -13,7 +13,7 @@ use std::thread;
 
 use serde_json::Value;
 use start_stunnel::logging::{self, LevelFilter, LogFormat, LogSettings};
-use support::launcher::{Launcher, logged, port_of};
+use support::launcher::{HOLD_TWO, Launcher, logged};
 use support::resp::{Client, Reply};
 use support::servers::{Front, Server};
 use support::status::StatusPage;
@@ -25,23 +25,18 @@ fn new_user() -> Option<u32> {
     support::is_root().then_some(user)
 }
 
-/// Limits the number of threads of `user`. The limit applies to the process `pid` of this user.
+/// Allows the process `pid` to start threads only while `user` has fewer than `most` threads.
 fn limit_threads(user: u32, pid: i32, most: &str) {
     let words = [format!("--pid={pid}"), format!("--nproc={most}:")];
     let set = Command::new("prlimit").args(words).uid(user).gid(65_534).status();
     assert!(set.expect("prlimit of util-linux").success());
 }
 
-/// Runs the launcher by another program, as in `PROGRAM WORDS... LAUNCHER`.
+/// Makes `program` start the launcher, as in `PROGRAM WORDS... LAUNCHER`.
 fn behind<const N: usize>(program: &str, words: [&str; N], launcher: &Launcher) -> Launcher {
     let mut both = Launcher::of(program, words);
     both.command.arg(launcher.command.get_program()).args(launcher.command.get_args());
     both
-}
-
-/// The server's URL, with the host name `localhost` instead of an address.
-fn by_name(server: &Server) -> String {
-    server.url().replace("127.0.0.1", "localhost")
 }
 
 #[test]
@@ -56,24 +51,19 @@ fn without_new_threads_one_name_is_resolved_at_a_time() {
     fs::write(&configuration, format!("nameserver {address}\noptions timeout:30\n")).unwrap();
     let mount =
         format!("mount --bind {} /etc/resolv.conf && exec \"$0\" \"$@\"", configuration.display());
-    let hold_two = "echo $REDIS_URL; echo $SILENT_URL; exec cat >/dev/null";
-    let launcher = Launcher::as_user(user, folder.path(), &["sh", "-c", hold_two]);
-    let mut held = behind("unshare", ["--mount", "sh", "-c", &mount], &launcher)
-        .redis(&by_name(&server))
-        .env("SILENT_URL", "rediss://silent.test")
-        .env("REDIS_STUNNEL_URLS", "REDIS_URL SILENT_URL")
+    let launcher = Launcher::as_user(user, folder.path(), &["sh", "-c", HOLD_TWO]);
+    let (held, silent_port) = behind("unshare", ["--mount", "sh", "-c", &mount], &launcher)
         .env("STUNNEL_CONNECT_TIMEOUT", "60s")
         .env("STUNNEL_STATUS_ADDRESS", "0")
-        .start_held();
-    let silent_port = port_of(&held.running.line());
+        .start_two(&server.url().replace("127.0.0.1", "localhost"), "rediss://silent.test");
     let pid = held.running.pid();
     let page = StatusPage::of(pid, &[held.port, silent_port]);
-    // From now on, the launcher has only one thread for lookups.
+    // From now on, the launcher has only one thread for name lookups.
     limit_threads(user, pid, "1");
     for _ in 0..5 {
         assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
     }
-    // The lookup of silent.test keeps this thread busy.
+    // The name lookup of silent.test keeps the only lookup thread busy.
     let mut waiting = Client::open(silent_port);
     silent.recv(&mut [0; 512]).expect("a query to the name server");
     let refused = held.open().reply().unwrap_err();
@@ -83,7 +73,8 @@ fn without_new_threads_one_name_is_resolved_at_a_time() {
     assert!(text.contains("threads 1") && text.contains("ulimit -u"), "{text}");
     assert_eq!(page.get("/readyz").code, 503);
 
-    // If the launcher may start another thread, the lookup of silent.test delays no other tunnel.
+    // From now on, the launcher may start more threads. So the lookup of silent.test delays no
+    // other tunnel.
     limit_threads(user, pid, "10000");
     assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
     waiting.send(&["PING"]);
@@ -111,8 +102,8 @@ fn without_any_thread_the_launcher_exits_with_126() {
     assert_eq!(last["at"], "command-failed", "{last}");
 }
 
-/// If this environment variable is set, the following test panics instead of starting a process
-/// that panics.
+/// If this environment variable is set, the following test panics itself. Otherwise the test starts
+/// a process that panics.
 const PANICS: &str = "START_STUNNEL_TEST_PANICS";
 
 #[test]

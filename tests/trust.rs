@@ -14,7 +14,7 @@ use support::peer::{Peer, acceptor_builder, s_server};
 use support::pki::{Authority, Certificate, Kind, Request};
 use support::resp::Reply;
 use support::rest;
-use support::servers::{Front, Options, PASSWORD, Server};
+use support::servers::{PASSWORD, Server};
 use tempfile::TempDir;
 
 /// The reply that an app receives.
@@ -97,7 +97,8 @@ fn each_verify_level_accepts_only_the_right_servers() {
         &[],
     );
 
-    // For each server: its certificate, and the replies to an app with none, ca and full.
+    // Each row has a certificate, and the replies that an app gets under the verify levels none, ca
+    // and full.
     let expired_on = format!("expired on {}", day(&expired, "end"));
     let not_before = format!("not valid before {}", day(&early, "start"));
     let both = |error| [Pong, Error(error), Error(error)];
@@ -106,12 +107,12 @@ fn each_verify_level_accepts_only_the_right_servers() {
     let table = [
         ("a good RSA certificate", &rsa, [Pong; 3]),
         ("a good ECDSA certificate", &ecdsa, [Pong; 3]),
-        ("an expired one", &expired, both(&expired_on)),
-        ("one from the future", &early, both(&not_before)),
+        ("an expired certificate", &expired, both(&expired_on)),
+        ("a certificate that is not valid yet", &early, both(&not_before)),
         ("another name", &wrong_name, only_full("for other.example, not for 127.0.0.1")),
         ("no IP address", &dns_only, only_full("for localhost, not for 127.0.0.1")),
-        ("a self-signed one", &self_signed, both("self-signed")),
-        ("another CA's", &stranger, both(unknown)),
+        ("a self-signed certificate", &self_signed, both("self-signed")),
+        ("a certificate of another CA", &stranger, both(unknown)),
     ];
     for (what, certificate, expected) in table {
         check_each_level(what, certificate, &authority.root, expected);
@@ -146,7 +147,7 @@ fn check_each_level(
 }
 
 #[test]
-fn both_ca_settings_count_unless_a_url_has_its_own() {
+fn both_ca_settings_apply_unless_a_url_has_its_own_ca() {
     let Issued { authority, server, folder: _folder } = Issued::new(&Request::default());
     let other_folder = tempfile::tempdir().unwrap();
     let (ours, other) = (authority.root, Authority::named(other_folder.path(), "Other").root);
@@ -161,7 +162,7 @@ fn both_ca_settings_count_unless_a_url_has_its_own() {
         ("PEM text in one line", &[(pem, &one_line)], Pong),
         ("another CA", &[(pem, &other_pem)], unknown),
         ("both", &[(file, our_file), (pem, &other_pem)], Pong),
-        ("both, the other way", &[(file, other_file), (pem, &our_pem)], Pong),
+        ("both, with the CAs exchanged", &[(file, other_file), (pem, &our_pem)], Pong),
         (
             "a CA for this URL replaces the others",
             &[(file, our_file), (pem, &our_pem), (own_file, other_file)],
@@ -208,7 +209,7 @@ fn the_server_name_setting_is_sent_and_verified() {
     }
 }
 
-/// The key in its traditional form, PKCS#1 or SEC 1, instead of PKCS#8.
+/// The certificate's key in the older format PKCS#1 or SEC 1, instead of PKCS#8.
 fn traditional(certificate: &Certificate) -> String {
     let pem = match certificate.key.rsa() {
         Ok(key) => key.private_key_to_pem(),
@@ -218,7 +219,7 @@ fn traditional(certificate: &Certificate) -> String {
 }
 
 #[test]
-fn a_server_that_requires_a_client_certificate_gets_it() {
+fn a_client_certificate_is_sent_if_the_server_requires_it() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path());
     let other = tempfile::tempdir().unwrap();
@@ -245,9 +246,8 @@ fn a_server_that_requires_a_client_certificate_gets_it() {
 }
 
 #[test]
-fn the_app_learns_that_no_tls_version_is_common() {
-    let options = Options { words: &["--tls-protocols", "TLSv1.2"], ..Options::default() };
-    let server = Server::start_with(Front::Redis, options);
+fn the_app_learns_that_no_tls_version_suits_both_sides() {
+    let server = Server::with_words(&["--tls-protocols", "TLSv1.2"]);
     let hold = |version| Launcher::hold_with(&server.url(), &[("STUNNEL_MIN_TLS", version)]);
     check(&hold("1.2"), Pong, "TLS 1.2");
     let none = "none of the allowed TLS versions; set STUNNEL_MIN_TLS";
@@ -283,7 +283,7 @@ fn invalid_trust_settings_fail_at_start_with_a_hint() {
     let (no_pem, here) = (no_pem.to_str().unwrap(), folder.path().to_str().unwrap());
     let (ca_file, ca_pem, own_ca) = ("STUNNEL_CA_FILE", "STUNNEL_CA_PEM", "R_STUNNEL_CA_FILE");
     let [(cert_name, _), (key_name, _)] = client("", "");
-    // The settings, the variable that the error must name, and a part of the error.
+    // Each case has the settings, the variable that the error must name, and a part of the error.
     for (settings, name, problem) in [
         (&[(ca_file, "/missing")][..], ca_file, "cannot be read"),
         (&[(ca_file, here)], ca_file, "cannot be read"),

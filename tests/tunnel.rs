@@ -1,24 +1,23 @@
-//! Connections through the tunnel, to real servers and to servers that misbehave.
+//! Tests connections through the tunnel, to real servers and to servers that misbehave.
 
 mod support;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener};
 use std::os::fd::AsFd;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use openssl::ssl::{ShutdownState, SslStream};
+use openssl::ssl::{ShutdownState, SslStream, SslVersion};
 use support::launcher::{HOLD_TWO, Launcher, logged};
-use support::peer::{Gate, Peer};
+use support::peer::{Gate, Peer, acceptor};
 use support::proc::sockets_of;
 use support::resp::{Client, Reply, request};
 use support::servers::{FRONTS, Front, PASSWORD, Server};
-use support::{Process, eventually, reset, rest, two_free_ports};
+use support::{eventually, reset, rest, two_free_ports, wait_until};
 
 const MIB: usize = 1024 * 1024;
 
@@ -47,9 +46,9 @@ fn commands_of_every_kind_work_through_the_tunnel() {
 
         let mut worker = held.client();
         worker.send(&["BLPOP", "jobs", "0"]);
-        eventually("the worker blocks", || {
+        wait_until("the worker blocks", || {
             let Reply::Bulk(info) = client.ask(&["INFO", "clients"]) else { panic!("no INFO") };
-            String::from_utf8_lossy(&info).contains("blocked_clients:1").then_some(())
+            String::from_utf8_lossy(&info).contains("blocked_clients:1")
         });
         client.ask(&["RPUSH", "jobs", "job"]);
         let job = vec![Reply::bulk("jobs"), Reply::bulk("job")];
@@ -147,7 +146,7 @@ fn bytes_written_just_before_command_ends_reach_redis() {
 fn the_drain_waits_until_a_slow_server_has_read_everything() {
     const WRITTEN: usize = 4 * MIB;
     let peer = Peer::tls(|mut tls| {
-        thread::sleep(Duration::from_millis(300)); // The fault: buffers fill meanwhile.
+        thread::sleep(Duration::from_millis(300)); // Meanwhile, all buffers fill.
         rest(&mut tls)
     });
     let script = format!(
@@ -169,13 +168,14 @@ fn a_drain_that_takes_too_long_ends_with_a_reset_and_a_warning() {
             watched[0].revents()?.contains(PollFlags::POLLERR).then_some(())
         });
     });
-    // The kernel and the launcher buffer this many bytes of the app, but cannot send them to a
-    // server that does not read.
+    // The kernel and the launcher can buffer this many bytes of the app, but cannot send these
+    // bytes to a server that does not read.
     let script = "port=${REDIS_URL##*:}; exec 3<>/dev/tcp/127.0.0.1/$port; \
                   head -c 1048576 /dev/zero >&3; exit 4";
     let ended = Launcher::new(["bash", "-c", script])
         .redis(&peer.url())
-        // Long enough for the handshake, which may begin only after COMMAND's end.
+        // The drain must last longer than the handshake, because the handshake may begin only after
+        // COMMAND's end.
         .env("STUNNEL_DRAIN_TIMEOUT", "3s")
         .run();
     assert_eq!(ended.code(), 4);
@@ -183,8 +183,8 @@ fn a_drain_that_takes_too_long_ends_with_a_reset_and_a_warning() {
     peer.result();
 }
 
-/// After one byte from the app, sends a flood of TLS records of one byte each, all at once. Sends
-/// bulk data before the flood, so that the kernel's buffers grow.
+/// Waits for one byte from the app. Then sends bulk data, so that the kernel's buffers grow, and a
+/// flood of one-byte TLS records.
 fn flood(mut stream: SslStream<Gate>) {
     stream.read_exact(&mut [0; 1]).unwrap();
     stream.write_all(&vec![0; BULK]).unwrap();
@@ -219,21 +219,22 @@ fn a_flood_of_tiny_tls_records_does_not_block_others() {
         }
     });
     let received = || received.load(Ordering::SeqCst);
-    eventually("the flood begins", || (received() > BULK).then_some(()));
+    wait_until("the flood begins", || received() > BULK);
     let mut answered = 0;
     while received() < BULK + TINY_RECORDS {
         assert_eq!(client.ask(&["PING"]), Reply::line("+PONG"));
         answered += 1;
     }
     reading.join().unwrap();
-    // If the client had to wait for the flood's end, it would get one reply. Otherwise it gets
-    // hundreds.
+    // If the flood blocked the client, the client would get only one reply. Otherwise the client
+    // gets hundreds of replies.
     assert!(answered >= 5, "{answered} replies while {TINY_RECORDS} records came");
 }
 
 #[test]
-fn a_refused_app_gets_an_error_for_each_request() {
-    let peer = Peer::unless_left(|_| ());
+fn each_request_gets_an_error_if_the_server_is_refused() {
+    let acceptor = acceptor(SslVersion::TLS1_3);
+    let peer = Peer::tcp(move |stream| drop(acceptor.accept(stream)));
     let held = Launcher::holding(&peer.url()).env("STUNNEL_VERIFY", "full").start_held();
     let mut client = held.open();
     client.send(&["PING"]);
@@ -243,7 +244,7 @@ fn a_refused_app_gets_an_error_for_each_request() {
         assert!(line.starts_with("-ERR start-stunnel: 127.0.0.1:"), "{line}");
     }
     assert_eq!(client.reply().unwrap_err().kind(), ErrorKind::UnexpectedEof);
-    assert_eq!(peer.accepted(), 1, "the reason needs no second connection");
+    assert_eq!(peer.accepted(), 1, "the launcher needs no second connection to find the reason");
 }
 
 #[test]
@@ -270,7 +271,7 @@ fn the_tunnel_reaches_a_redis_at_an_ipv6_address() {
 }
 
 #[test]
-fn if_the_local_port_is_taken_another_port_is_logged() {
+fn if_the_local_port_is_taken_another_port_is_used_and_logged() {
     let server = Server::start(Front::Redis);
     let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = taken.local_addr().unwrap().port();
@@ -285,7 +286,7 @@ fn if_the_local_port_is_taken_another_port_is_logged() {
 }
 
 #[test]
-fn tunnels_take_consecutive_ports_from_the_first_on() {
+fn tunnels_take_consecutive_ports_from_the_listen_port_on() {
     let server = Server::start(Front::Redis);
     // If another test takes the ports before the launch, try the next two ports.
     eventually("consecutive ports", || {
@@ -308,7 +309,8 @@ fn tunnels_take_consecutive_ports_from_the_first_on() {
     });
 }
 
-/// A client that speaks TLS to `port`, without a time limit of its own. Returns its output.
+/// Runs a Redis client that speaks TLS to `port` and has no time limit of its own. Returns the
+/// client's output.
 fn redis_py_with_ssl(port: u16) -> String {
     let script = format!(
         "import redis\n\
@@ -317,13 +319,7 @@ fn redis_py_with_ssl(port: u16) -> String {
          except redis.ConnectionError as error:\n    \
              print('could not connect:', error)"
     );
-    let mut python = Command::new("/usr/bin/python3");
-    python.args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut process = Process(python.spawn().unwrap());
-    process.wait();
-    let mut output = String::new();
-    process.0.stdout.take().unwrap().read_to_string(&mut output).unwrap();
-    output
+    Launcher::of("/usr/bin/python3", ["-c", &script]).run().stdout
 }
 
 /// The beginning of a ClientHello.
@@ -333,7 +329,8 @@ const CLIENT_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
 fn a_tls_app_fails_at_once_and_the_log_says_what_to_remove() {
     // On a slow machine, the launcher notices the app's TLS during the handshake with Redis, and
     // closes the connection to Redis.
-    let peer = Peer::unless_left(|mut tls| rest(&mut tls));
+    let acceptor = acceptor(SslVersion::TLS1_3);
+    let peer = Peer::tcp(move |stream| acceptor.accept(stream).ok().map(|mut tls| rest(&mut tls)));
     let held = Launcher::holding(&peer.url()).env("STUNNEL_LOGLEVEL", "info").start_held();
     let said = redis_py_with_ssl(held.port);
     assert!(said.contains("could not connect: ") && said.contains("TLS/SSL"), "{said}");
@@ -351,7 +348,8 @@ fn a_tls_app_fails_at_once_and_the_log_says_what_to_remove() {
 
 #[test]
 fn an_app_that_speaks_tls_gets_no_redis_error() {
-    let peer = Peer::unless_left(|_| ());
+    let acceptor = acceptor(SslVersion::TLS1_3);
+    let peer = Peer::tcp(move |stream| drop(acceptor.accept(stream)));
     let launcher = Launcher::holding(&peer.url()).env("STUNNEL_VERIFY", "full");
     let held = launcher.start_held();
     let mut app = held.tcp();
@@ -374,8 +372,8 @@ fn a_dead_subscriber_is_noticed_while_messages_keep_coming() {
     drop(subscriber);
     let mut direct = server.direct();
     // Send messages quickly one after another, so that the connection is never idle for long.
-    eventually("Redis has no subscriber left", || {
-        (direct.ask(&["PUBLISH", "news", "x"]) == Reply::line(":0")).then_some(())
+    wait_until("Redis has no subscriber left", || {
+        direct.ask(&["PUBLISH", "news", "x"]) == Reply::line(":0")
     });
     held.finish();
 }

@@ -1,4 +1,4 @@
-//! `--listen unix`: a socket that only its user can open.
+//! Tests `--listen unix`, which makes a socket that only its user can open.
 
 mod support;
 
@@ -18,7 +18,7 @@ fn in_folder(folder: &Path, launcher: Launcher) -> Launcher {
     launcher.env("STUNNEL_LISTEN", "unix").env("TMPDIR", folder)
 }
 
-/// Starts a launcher. Returns it with COMMAND's URL and the path of the socket in the URL.
+/// Starts a launcher. Returns the launcher, COMMAND's URL, and the path of the socket in the URL.
 fn hold(folder: &Path, url: &str) -> (Running, String, PathBuf) {
     let mut running = in_folder(folder, Launcher::holding(url)).start();
     let url = running.line();
@@ -80,7 +80,7 @@ fn an_unusable_socket_folder_is_skipped() {
 }
 
 #[test]
-fn redis_py_accepts_the_url_unchanged() {
+fn redis_py_accepts_the_url_of_a_unix_socket() {
     let script = "import os, redis\n\
                   r = redis.Redis.from_url(os.environ['REDIS_URL'])\n\
                   r.set('where', 'socket')\n\

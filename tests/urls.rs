@@ -61,7 +61,7 @@ fn launcher_run_by_a_launcher_uses_the_first_tunnel() {
 }
 
 #[test]
-fn print_env_shows_urls_with_secrets_masked_and_warns() {
+fn print_env_masks_secrets_in_urls_and_warns() {
     let ended = Launcher::new(["--print-env"])
         .redis("redis://user:hunter2@h:6379/3?password=hunter2")
         .env("HEROKU_REDIS_OWN_URL", "rediss://:hunter2@own")
@@ -120,8 +120,8 @@ fn log_says_how_to_tunnel_the_other_redis_urls() {
     assert_eq!(logged(&outer, "not-tunnelled", "vars"), [names]);
 }
 
-/// Runs `--status` as COMMAND of a launcher. Both run in a new network namespace, so that
-/// `--status` finds only this launcher.
+/// Runs `--status` as COMMAND of a launcher. The launcher has its own network namespace, so that
+/// `--status` finds no other launcher.
 fn status_from_inside(environment: &[(&str, &str)]) -> Outcome {
     let script = format!(
         "until {BINARY} --status >/dev/null; [ $? -ne 3 ]; do :; done; {BINARY} --status; exit $?"
@@ -140,8 +140,9 @@ fn readiness(environment: &[(&str, &str)]) -> (u16, String) {
     (answer.code, answer.body)
 }
 
-/// Two environments with a Redis URL that needs no tunnel. The first URL is passed through; the
-/// second URL leads to the tunnel of another launcher.
+/// Two environments with a Redis URL that needs no tunnel. The first environment tells the launcher
+/// to pass the URL through. In the second environment, the URL leads to the tunnel of another
+/// launcher.
 const WITHOUT_TUNNEL: [[(&str, &str); 2]; 2] = [
     [("REDIS_URL", "rediss://127.0.0.1:1"), ("STUNNEL_REDISS", "passthrough")],
     [("REDIS_URL", "redis://127.0.0.1:1"), ("REDIS_URL_STUNNEL", "redis://127.0.0.1:1")],

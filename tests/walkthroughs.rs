@@ -14,7 +14,7 @@ use support::pki::Certificate;
 use support::resp::{Client, Reply};
 use support::servers::{Front, PASSWORD, Server};
 use support::snippets::{page, printed, snippet, with_ours};
-use support::{eventually, two_free_ports};
+use support::{eventually, two_free_ports, wait_until};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -46,7 +46,7 @@ fn demo_prints_help_and_exits() {
     }
 }
 
-/// A new folder that contains only the launcher, for PATH.
+/// A new folder that contains only the launcher, so that the folder can be on PATH.
 fn installed() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     symlink(BINARY, folder.path().join("start-stunnel")).unwrap();
@@ -89,8 +89,8 @@ fn app_with_host_and_port_reaches_redis() {
     }
 }
 
-/// Enqueues a job and runs Sidekiq, both with this initializer. Returns true if Sidekiq performed
-/// the job.
+/// Enqueues a job and runs Sidekiq. Both programs load this initializer. Returns true if Sidekiq
+/// performed the job.
 fn sidekiq_works(initializer: &str, server: &Server, enabled: &str) -> bool {
     let folder = tempfile::tempdir().unwrap();
     let app = folder.path().join("app.rb");
@@ -106,9 +106,7 @@ fn sidekiq_works(initializer: &str, server: &Server, enabled: &str) -> bool {
         return false;
     }
     let worker = run(&["sidekiq", "-r", app, "-c", "2"]).start();
-    eventually("the job is done", || {
-        (redis.ask(&["GET", "job"]) == Reply::bulk("done")).then_some(())
-    });
+    wait_until("the job is done", || redis.ask(&["GET", "job"]) == Reply::bulk("done"));
     worker.signal(libc::SIGTERM);
     worker.finish().code() == 0
 }
@@ -118,20 +116,16 @@ fn sidekiq_works_before_and_after_the_documented_change() {
     let server = Server::start(Front::Redis);
     let (before, after) = (snippet("sidekiq-before"), snippet("sidekiq-after"));
     assert!(snippet("sidekiq-procfile").starts_with("worker: bin/start-stunnel "));
-    assert!(
-        sidekiq_works(&before, &server, "false"),
-        "without the launcher, the old initializer works"
-    );
-    assert!(
-        !sidekiq_works(&after, &server, "false"),
-        "without the launcher, the new initializer must fail"
-    );
-    assert!(sidekiq_works(&after, &server, "true"), "with the launcher, the new initializer works");
-    assert!(sidekiq_works("", &server, "true"), "with the launcher, no initializer is needed");
-    assert!(
-        sidekiq_works(&before, &server, "true"),
-        "with the launcher, the old initializer works, too"
-    );
+    for (initializer, enabled, works) in [
+        (before.as_str(), "false", true),
+        (&after, "false", false),
+        (&after, "true", true),
+        ("", "true", true),
+        (&before, "true", true),
+    ] {
+        let worked = sidekiq_works(initializer, &server, enabled);
+        assert_eq!(worked, works, "STUNNEL_ENABLED={enabled} with the initializer {initializer:?}");
+    }
 }
 
 #[test]
@@ -262,8 +256,8 @@ struct TableRow {
     begins: &'static str,
     /// Code to run after the code in the table.
     behind: &'static str,
-    /// For clients that fail if the app keeps a TLS setting: the end of the code in the table, and
-    /// the same end with that setting.
+    /// Some clients fail if the app keeps a TLS setting. For such a client: the end of the code in
+    /// the table, and the same end with the TLS setting.
     left_in: Option<(&'static str, &'static str)>,
 }
 

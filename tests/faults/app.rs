@@ -17,7 +17,8 @@ fn app_speaks_tls_to_the_local_port() {
     let mut scene = Scene::new(&server.url());
     let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
     for _ in 0..TIMES {
-        // One app waits for an answer; another app resets its connection.
+        // An app sends a ClientHello and waits for an answer. Then another app sends a ClientHello
+        // and resets its connection.
         assert_eq!(scene.exchange(hello), (vec![], None));
         let mut app = scene.open();
         app.write_all(hello).unwrap();

@@ -1,4 +1,4 @@
-//! Faults of the launcher and its machine.
+//! Tests faults of the launcher and of its machine.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -11,7 +11,7 @@ use crate::support::launcher::{BINARY, Launcher, send_signal};
 use crate::support::proc::{command_of, cpu_ticks, descriptors, is_alive, state};
 use crate::support::resp::{Client, Reply};
 use crate::support::servers::{Front, PASSWORD, Server, connections};
-use crate::support::{eventually, faketime};
+use crate::support::{faketime, wait_until};
 use crate::{HOLD_TWO, Scene, fault};
 
 /// A launcher that a shell starts with this line. The line must contain `"$0" "$@"`.
@@ -29,11 +29,11 @@ fn launcher_has_no_free_descriptor() {
     for client in &mut clients {
         client.send(&["AUTH", PASSWORD]);
     }
-    eventually("the descriptors are used up", || (descriptors(scene.pid()) >= 63).then_some(()));
+    wait_until("the descriptors are used up", || descriptors(scene.pid()) >= 63);
     let before = cpu_ticks(scene.pid());
-    thread::sleep(Duration::from_secs(1)); // The time over which spinning would show.
+    thread::sleep(Duration::from_secs(1)); // A busy loop would use CPU time meanwhile.
     let used = cpu_ticks(scene.pid()) - before;
-    assert!(used < 50, "{used} of 100 ticks were spent on waiting");
+    assert!(used < 50, "the launcher used {used} of 100 CPU ticks while it waited");
     scene.others_go_on();
     // Each closed connection frees descriptors for a waiting client.
     for mut client in clients {
@@ -58,7 +58,8 @@ fn clock_jumps_by_a_day_or_ten_years() {
         .env("FAKETIME_NO_CACHE", "1")
         // The sandbox would forbid libfaketime, a library in the launcher, to read this file.
         .env("STUNNEL_SANDBOX", "off")
-        // As in reality, a jump of the clock does not change the monotonic clock.
+        // Real jumps of the system clock do not change the monotonic clock, so libfaketime must not
+        // change the monotonic clock either.
         .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
     let mut scene = Scene::with(launcher, &server.url());
     let mut client = scene.held.client();
@@ -75,7 +76,7 @@ fn clock_jumps_by_a_day_or_ten_years() {
         .filter(|line| line.contains("at=connection-closed"))
         .map(|line| &line[3..7])
         .collect();
-    assert!(years.iter().any(|year| *year != years[0]), "the clock did jump: {years:?}");
+    assert!(years.iter().any(|year| *year != years[0]), "the clock has jumped: {years:?}");
 }
 
 #[test]
@@ -87,12 +88,12 @@ fn launcher_is_stopped_for_longer_than_the_connect_timeout() {
     let mut subscriber = scene.held.client();
     subscriber.ask(&["SUBSCRIBE", "news"]);
     scene.held.running.signal(libc::SIGSTOP);
-    eventually("the launcher is stopped", || (state(scene.pid()) == 'T').then_some(()));
+    wait_until("the launcher is stopped", || state(scene.pid()) == 'T');
     client.send(&["ECHO", "asked meanwhile"]);
     let mut late = scene.held.open();
     late.send(&["AUTH", PASSWORD]);
     assert_eq!(server.direct().ask(&["PUBLISH", "news", "published meanwhile"]), Reply::line(":1"));
-    thread::sleep(Duration::from_secs(11)); // The fault itself; the default timeout is 10 s.
+    thread::sleep(Duration::from_secs(11)); // The default connect timeout is 10 s.
     scene.held.running.signal(libc::SIGCONT);
     assert_eq!(client.reply().unwrap(), Reply::bulk("asked meanwhile"));
     assert_eq!(late.reply().unwrap(), Reply::line("+OK"));
@@ -102,7 +103,8 @@ fn launcher_is_stopped_for_longer_than_the_connect_timeout() {
     scene.aftermath();
 }
 
-/// Checks that 300 connections work while the launcher's log goes to this redirection.
+/// Checks that 300 connections work if a shell starts the launcher with this redirection of the
+/// log.
 fn works_with_its_log(redirection: &str) {
     let server = Server::start(Front::Redis);
     let launcher = by_shell(&format!("exec \"$0\" \"$@\" {redirection}"));
@@ -127,7 +129,7 @@ fn no_program_reads_the_log() {
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("pipe");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    // The pipe has a reader that never reads.
+    // The test opens the pipe, but never reads from the pipe.
     let _reader = fs::File::options().read(true).write(true).open(&pipe).unwrap();
     works_with_its_log(&format!("2>{}", pipe.display()));
 }
@@ -142,8 +144,6 @@ fn launcher_is_killed() {
     send_signal(held.running.pid(), libc::SIGKILL);
     let gone = client.reply().expect_err("the connection is gone").kind();
     assert!(matches!(gone, ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset), "{gone:?}");
-    eventually("COMMAND has had its SIGTERM", || (!is_alive(command)).then_some(()));
-    eventually("Redis has lost the connection", || {
-        (connections(&mut server.direct()) == 0).then_some(())
-    });
+    wait_until("COMMAND has died by SIGTERM", || !is_alive(command));
+    wait_until("Redis has lost the connection", || connections(&mut server.direct()) == 0);
 }

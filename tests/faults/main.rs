@@ -1,6 +1,6 @@
-//! The faults in the table of docs/faults.md. Each test causes a fault. Then it checks that other
-//! connections still work, and that descriptors, memory and CPU have returned to their earlier
-//! values.
+//! The faults in the table of docs/faults.md. Each test causes a fault. Then the test checks that
+//! other connections still work, and that descriptors, memory and CPU have returned to their
+//! earlier values.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -21,7 +21,7 @@ use support::launcher::{HOLD_TWO, Held, Launcher, port_of, warned};
 use support::proc::{connections_to, cpu_ticks, descriptors, resident_kib};
 use support::resp::{Client, Reply};
 use support::servers::{Front, PASSWORD, Server};
-use support::{eventually, rest};
+use support::{rest, wait_until};
 
 /// The launcher's allocator may keep this much memory after a fault, in KiB.
 const KEPT_KIB: u64 = 16 * 1024;
@@ -30,12 +30,12 @@ const MOST_AT_ONCE: usize = 202;
 /// The number of app connections that each test exposes to its fault.
 const TIMES: usize = 20;
 
-/// A row of the table in docs/faults.md, named by its first cell.
+/// The first cell of a row of the table in docs/faults.md.
 struct Fault(&'static str);
 
 inventory::collect!(Fault);
 
-/// Registers the row of the table that a test covers.
+/// Registers the row of docs/faults.md that a test covers.
 macro_rules! fault {
     ($row:literal) => {
         inventory::submit! { crate::Fault($row) }
@@ -46,8 +46,8 @@ use fault;
 #[test]
 fn every_fault_of_the_manual_has_a_test() {
     let page = include_str!("../../docs/faults.md");
-    let (_, table) = page.split_once("<!-- faults -->\n").expect("the table's begin");
-    let (table, _) = table.split_once("<!-- end of faults -->").expect("the table's end");
+    let (_, table) = page.split_once("<!-- faults -->\n").expect("the beginning of the table");
+    let (table, _) = table.split_once("<!-- end of faults -->").expect("the end of the table");
     let mut listed: Vec<&str> = table
         .lines()
         .filter_map(|line| line.strip_prefix("| ")?.split(" | ").next())
@@ -59,7 +59,7 @@ fn every_fault_of_the_manual_has_a_test() {
     assert_eq!(tested, listed, "the tests, and the table in docs/faults.md");
 }
 
-/// The bytes that an app read until the end, and the error that ended its connection.
+/// All bytes that an app has read, and the error that ended the app's connection.
 type Seen = (Vec<u8>, Option<ErrorKind>);
 
 /// A launcher with one tunnel to a faulty server, and one tunnel to a healthy Redis.
@@ -82,7 +82,7 @@ impl Scene {
         Scene::with(Launcher::script(HOLD_TWO), url)
     }
 
-    /// The launcher's script must be [`HOLD_TWO`].
+    /// Like `new`, for any launcher whose COMMAND runs the script [`HOLD_TWO`].
     fn with(launcher: Launcher, url: &str) -> Scene {
         let healthy = Server::start(Front::Redis);
         let launcher = launcher.env("STUNNEL_LOGLEVEL", "info");
@@ -101,7 +101,7 @@ impl Scene {
         self.held.running.pid()
     }
 
-    /// A connection to the tunnel at fault.
+    /// Connects an app to the tunnel with the faulty server.
     fn open(&self) -> TcpStream {
         self.held.tcp()
     }
@@ -109,25 +109,28 @@ impl Scene {
     /// Connects an app, which sends `request` and reads to the end of the stream.
     fn exchange(&self, request: &[u8]) -> Seen {
         let mut app = self.open();
-        // If the connection ends before the request is sent, there is nothing to read.
+        // If the launcher closes the connection before the app has sent its request, the app has
+        // nothing to read.
         let unsent = app.write_all(request).err().map(|error| error.kind());
         let (said, error) = rest(&mut app);
         (said, unsent.or(error))
     }
 
-    /// Apps send a PING and read to the end, one after the other.
+    /// Connects [`TIMES`] apps, one after the other. Each app sends a PING and reads to the end of
+    /// the stream.
     fn one_by_one(&self) -> Vec<Seen> {
         (0..TIMES).map(|_| self.exchange(b"PING\r\n")).collect()
     }
 
-    /// Apps send a PING and read to the end, all at the same time.
+    /// Connects [`TIMES`] apps at the same time. Each app sends a PING and reads to the end of the
+    /// stream.
     fn all_at_once(&self) -> Vec<Seen> {
         let mut apps: Vec<_> = (0..TIMES).map(|_| self.open()).collect();
         apps.iter_mut().for_each(|app| app.write_all(b"PING\r\n").unwrap());
         apps.iter_mut().map(rest).collect()
     }
 
-    /// An app that has read the bytes that [`half_a_reply`] sends.
+    /// Connects an app, which reads the bytes that the server sends in [`half_a_reply`].
     fn app_with_half_a_reply(&self) -> TcpStream {
         let mut app = self.open();
         app.write_all(b"ask!").unwrap();
@@ -142,8 +145,8 @@ impl Scene {
         assert_eq!(self.witness.ask(&["PING"]), Reply::line("+PONG"));
     }
 
-    /// True if the launcher has closed every app connection. The pool may keep connections to
-    /// Redis, but not more than the apps had at the same time.
+    /// True if the launcher has closed every app connection. The pool may keep at most
+    /// [`MOST_AT_ONCE`] connections to Redis.
     fn is_closed(&self) -> bool {
         let kept = connections_to(self.pid(), &self.upstreams);
         others(self.pid(), &self.upstreams) <= self.descriptors && kept <= MOST_AT_ONCE
@@ -157,13 +160,17 @@ impl Scene {
         assert_eq!(new.ask(&["PING"]), Reply::line("+PONG"));
         drop((new, self.open()));
         let pid = self.pid();
-        eventually("descriptors are as before", || self.is_closed().then_some(()));
+        wait_until("descriptors are as before", || self.is_closed());
         let kib = resident_kib(pid);
-        assert!(kib < self.kib + KEPT_KIB, "{} KiB have become {kib}", self.kib);
-        eventually("the launcher is at rest", || {
+        assert!(
+            kib < self.kib + KEPT_KIB,
+            "the launcher's memory grew from {} to {kib} KiB",
+            self.kib
+        );
+        wait_until("the launcher is at rest", || {
             let before = cpu_ticks(pid);
-            thread::sleep(Duration::from_millis(200)); // The time over which spinning would show.
-            (cpu_ticks(pid) - before <= 2).then_some(())
+            thread::sleep(Duration::from_millis(200)); // A busy loop would use CPU time meanwhile.
+            cpu_ticks(pid) - before <= 2
         });
         drop(self.witness);
         let ended = self.held.finish();

@@ -1,4 +1,4 @@
-//! Faults of name lookups and of the network.
+//! Tests faults of name lookups and of the network.
 
 use std::fs;
 use std::io::{ErrorKind, Write};
@@ -10,7 +10,6 @@ use nix::libc;
 use socket2::{Socket, TcpKeepalive};
 use tempfile::NamedTempFile;
 
-use crate::support::eventually;
 use crate::support::launcher::{Launcher, logged, with_hosts};
 use crate::support::peer::Peer;
 use crate::support::proc::sockets_of;
@@ -18,9 +17,11 @@ use crate::support::resp::Reply;
 use crate::support::rest;
 use crate::support::servers::{Front, Options, Server, info};
 use crate::support::slow_link::SlowLink;
+use crate::support::{eventually, wait_until};
 use crate::{Scene, fault};
 
-/// A launcher that sees `content` as /etc/hosts, and the file. `None` if the test is skipped.
+/// Writes `content` to a file. Returns the file, and a launcher that sees the file as /etc/hosts.
+/// Returns `None` if the test must be skipped.
 fn with_names(content: &str) -> Option<(NamedTempFile, Launcher)> {
     let hosts = NamedTempFile::new().unwrap();
     let launcher = with_hosts(hosts.path(), content)?;
@@ -28,7 +29,7 @@ fn with_names(content: &str) -> Option<(NamedTempFile, Launcher)> {
 }
 
 #[test]
-fn name_does_not_resolve_and_later_resolves() {
+fn host_name_that_does_not_resolve_may_resolve_later() {
     fault!("Redis's host name does not resolve; later it does");
     let Some((hosts, launcher)) = with_names("127.0.0.1 localhost\n") else { return };
     let peer = Peer::tls(|mut tls| tls.write_all(b"here").unwrap());
@@ -121,18 +122,19 @@ fn redis_host_disappears() {
     let mut waiting = scene.held.client();
     waiting.send(&["BLPOP", "nothing", "0"]);
     let mut idle = scene.held.client();
-    eventually("Redis has the request", || {
-        (info(&mut idle, "clients", "blocked_clients") == Some(1)).then_some(())
+    wait_until("Redis has the request", || {
+        info(&mut idle, "clients", "blocked_clients") == Some(1)
     });
     // The kernel sends no keepalive probes while bytes are unacknowledged.
     let upstream = format!(":{:04X}", server.tls_port());
-    eventually("the other host has acknowledged all bytes", || {
+    wait_until("the other host has acknowledged all bytes", || {
         let sockets = sockets_of(scene.pid());
         let mut ours = sockets.iter().filter(|(_, columns)| columns[2].ends_with(&upstream));
-        ours.all(|(_, columns)| columns[4].starts_with("00000000:")).then_some(())
+        ours.all(|(_, columns)| columns[4].starts_with("00000000:"))
     });
     link.order("cut");
-    // With the launcher's settings, keepalive takes two minutes. Shorten it for this test.
+    // With the launcher's settings, the kernel needs two minutes to notice that the other host is
+    // gone. Shorten this time for the test.
     let seconds = Duration::from_secs;
     let soon = TcpKeepalive::new().with_time(seconds(1)).with_interval(seconds(1));
     let connections = connections_of(scene.pid(), server.tls_port());

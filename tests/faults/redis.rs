@@ -1,4 +1,4 @@
-//! Faults of Redis, or of the stunnel in front of Redis.
+//! Tests faults of Redis, and of the stunnel in front of Redis.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -14,7 +14,7 @@ use crate::support::peer::Peer;
 use crate::support::proc::{connections_to, resident_kib};
 use crate::support::resp::{Client, Reply};
 use crate::support::servers::{Front, PASSWORD, Server, connections};
-use crate::support::{eventually, reset, rest, two_free_ports};
+use crate::support::{reset, rest, two_free_ports, wait_until};
 use crate::{HOLD_TWO, KEPT_KIB, Scene, TIMES, all_logged, closed, fault, half, half_a_reply};
 
 const MIB: usize = 1024 * 1024;
@@ -40,8 +40,8 @@ fn redis_refuses_connections() {
 fn silent_server_is_probed_for_plaintext_only_once() {
     fault!("Redis accepts connections, and stays silent");
     let silent = Peer::tcp(|mut stream| rest(&mut stream).0.len());
-    // The connect timeout is longer than a second, after which the launcher tests whether a silent
-    // server speaks plaintext.
+    // The connect timeout must be longer than one second, because the launcher probes a silent
+    // server for plaintext after one second.
     let launcher = Launcher::script(HOLD_TWO).env("STUNNEL_CONNECT_TIMEOUT", "5s");
     let mut scene = Scene::with(launcher, &silent.url());
     let apps: Vec<_> = (0..TIMES).map(|_| scene.open()).collect();
@@ -72,13 +72,12 @@ fn plaintext_server_is_recognised_by_one_probe() {
     assert_eq!(peer.accepted(), TIMES + 1);
 }
 
-/// Makes a server refuse further clients. The server has `held` clients and the returned client.
+/// Makes a server refuse further clients. The server then has `held` clients of the launcher, and
+/// the returned client.
 fn no_more_clients(server: &Server, held: usize) -> Client {
     let mut direct = server.direct();
     // Wait, because connections from the server's start may still be open.
-    eventually("the server has only the held clients", || {
-        (connections(&mut direct) == held).then_some(())
-    });
+    wait_until("only the launcher's clients are connected", || connections(&mut direct) == held);
     let most = (held + 1).to_string();
     assert_eq!(direct.ask(&["CONFIG", "SET", "maxclients", &most]), Reply::line("+OK"));
     direct
@@ -106,8 +105,8 @@ fn redis_behind_stunnel_accepts_no_more_clients() {
     let scene = Scene::new(&server.url());
     let held: Vec<_> = (0..3).map(|_| scene.held.client()).collect();
     let direct = no_more_clients(&server, held.len());
-    // Redis resets the connection, because Redis has not read the request. So stunnel may lose
-    // Redis's error.
+    // Redis sends an error, and resets the connection because Redis has not read the request. After
+    // the reset, stunnel may lose the error.
     let seen = scene.one_by_one();
     let lost = seen.iter().filter(|(said, _)| said.is_empty()).count();
     let told = b"-ERR max number of clients reached\r\n";
@@ -126,13 +125,14 @@ fn redis_is_down_behind_stunnel() {
     let server = Server::start(Front::Stunnel);
     let scene = Scene::new(&server.url());
     send_signal(server.pid(), libc::SIGKILL);
-    eventually("redis-server has ended", || {
-        TcpStream::connect(("127.0.0.1", server.port)).is_err().then_some(())
+    wait_until("redis-server has ended", || {
+        TcpStream::connect(("127.0.0.1", server.port)).is_err()
     });
     closed(&scene.one_by_one());
     let log = scene.aftermath();
     let hints = logged(&log, "connection-unanswered", "hint");
-    // The hint counts no other connections, because the closed connection itself does not count.
+    // The hint mentions no other connections, because the launcher has no connection besides the
+    // closed connection.
     assert!(hints.iter().any(|hint| hint.starts_with("Redis may be down")), "{log}");
 }
 
@@ -204,7 +204,7 @@ fn redis_stops_reading() {
     let over = Arc::new(AtomicBool::new(false));
     let until = over.clone();
     let peer = Peer::tls(move |_tls| {
-        eventually("the test is over", || until.load(Ordering::Relaxed).then_some(()));
+        wait_until("the test is over", || until.load(Ordering::Relaxed));
     });
     let mut scene = Scene::new(&peer.url());
     let mut app = scene.open();
@@ -216,18 +216,18 @@ fn redis_stops_reading() {
     scene.others_go_on();
     let kib = resident_kib(scene.pid());
     assert!(kib < scene.kib + KEPT_KIB, "{kib} KiB");
-    // The launcher must notice the reset, although it has stopped reading from the app.
+    // The launcher must notice the reset, although the launcher has stopped reading from the app.
     reset(&app);
     drop(app);
-    eventually("the launcher closes the connection", || {
-        (scene.is_closed() && connections_to(scene.pid(), &scene.upstreams[1..]) == 0).then_some(())
+    wait_until("the launcher closes the connection", || {
+        scene.is_closed() && connections_to(scene.pid(), &scene.upstreams[1..]) == 0
     });
     over.store(true, Ordering::Relaxed);
     assert!(scene.aftermath().contains("reason=reset-by-app"));
 }
 
-/// A client that sends requests until the round is [`OVER`]. Returns how many of its connections
-/// broke. Stores in `seen` the round of its latest answered request.
+/// Runs a client that sends requests until the round is [`OVER`]. Stores in `seen` the round of the
+/// client's latest answered request. Returns the number of the client's broken connections.
 fn keep_asking(name: usize, port: u16, round: &AtomicUsize, seen: &AtomicUsize) -> usize {
     let (mut lost, mut asked) = (0, 0);
     let is_over = || round.load(Ordering::Relaxed) == OVER;
@@ -253,7 +253,7 @@ fn keep_asking(name: usize, port: u16, round: &AtomicUsize, seen: &AtomicUsize) 
     lost
 }
 
-/// In this round, all clients end.
+/// The clients stop when the round has this number.
 const OVER: usize = usize::MAX;
 
 #[test]
@@ -265,12 +265,12 @@ fn redis_restarts_under_two_hundred_busy_connections() {
     let scene = Scene::new(&server.url());
     let port = scene.held.port;
     let round = AtomicUsize::new(0);
-    // For each client, the round of its latest answered request.
+    // The round of each client's latest answered request.
     let seen: Vec<_> = (0..CLIENTS).map(|_| AtomicUsize::new(OVER)).collect();
     let all_busy = |now: usize| {
         round.store(now, Ordering::Relaxed);
-        eventually("every client has replies", || {
-            seen.iter().all(|seen| seen.load(Ordering::Relaxed) == now).then_some(())
+        wait_until("every client has replies", || {
+            seen.iter().all(|seen| seen.load(Ordering::Relaxed) == now)
         });
     };
     thread::scope(|scope| {

@@ -1,14 +1,15 @@
-//! Faults of TLS: resets during and after the handshake, garbage, new keys, and records in pieces.
+//! Tests faults of TLS: resets during and after the handshake, garbage instead of TLS, new keys,
+//! and records in pieces.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::thread;
 
 use foreign_types::ForeignTypeRef as _;
 use nix::libc;
-use openssl::ssl::{HandshakeError, SslStream, SslVersion};
+use openssl::ssl::{HandshakeError, SslStream, SslVerifyMode, SslVersion};
 
-use crate::support::peer::{Peer, acceptor, demanding_acceptor};
+use crate::support::peer::{Peer, acceptor, acceptor_builder};
 use crate::support::resp::Reply;
 use crate::support::servers::{Front, Server};
 use crate::support::{reset, rest};
@@ -28,7 +29,7 @@ fn redis_resets_during_the_handshake() {
 }
 
 #[test]
-fn reset_after_the_handshake_is_explained_by_one_probe() {
+fn one_probe_explains_a_reset_after_the_handshake() {
     fault!("Redis resets the connection right after the handshake");
     let peer = Peer::tls(|tls| reset(tls.get_ref()));
     let scene = Scene::new(&peer.url());
@@ -40,10 +41,15 @@ fn reset_after_the_handshake_is_explained_by_one_probe() {
 }
 
 #[test]
-fn every_app_learns_the_reason_that_one_probe_found() {
-    let (plain, demanding) = (acceptor(SslVersion::TLS1_3), demanding_acceptor());
+fn all_apps_get_the_reason_that_one_probe_has_found() {
+    let plain = acceptor(SslVersion::TLS1_3);
+    // This acceptor refuses every client, because it trusts no client certificate.
+    let mut demanding = acceptor_builder(SslVersion::TLS1_3);
+    demanding.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
+    let demanding = demanding.build();
     let peer = Peer::numbered(move |number, stream| match number {
-        // The launcher's extra connection gets the alert that names the reason.
+        // The launcher opens a second connection to learn why the first connection failed. On the
+        // second connection, the server sends the alert that names the reason.
         1 => {
             let Err(HandshakeError::Failure(mut failed)) = demanding.accept(stream) else {
                 panic!("the launcher has sent a client certificate");
@@ -68,7 +74,8 @@ fn redis_sends_garbage_instead_of_tls() {
     let peer = Peer::tcp(|mut stream| {
         stream.read_exact(&mut [0; 5]).unwrap();
         let noise: Vec<u8> = (0..5000_u32).map(|n| (n * n % 251) as u8).collect();
-        // The launcher may close the connection before it has read everything.
+        // Ignore the error: the launcher may close the connection before the server has sent all
+        // bytes.
         let _ = stream.write_all(&noise);
         rest(&mut stream);
     });
@@ -106,7 +113,7 @@ fn redis_sends_byte_by_byte() {
     fault!("Redis sends its replies byte by byte");
     let server = Server::start(Front::Redis);
     let tls_port = server.tls_port();
-    // A relay between the launcher and Redis also splits TLS records.
+    // The relay is between the launcher and Redis, so the relay also splits TLS records.
     let peer = Peer::tcp(move |near| one_byte_at_a_time(near, tls_port));
     let scene = Scene::new(&peer.url());
     let mut client = scene.held.client();
@@ -143,7 +150,7 @@ fn echo_with_new_keys(mut tls: SslStream<TcpStream>) -> usize {
 }
 
 #[test]
-fn redis_asks_for_new_keys() {
+fn redis_requests_new_tls_keys() {
     fault!("Redis requests new keys (TLS 1.3 key update)");
     let peer = Peer::tls(echo_with_new_keys);
     let scene = Scene::new(&peer.url());
@@ -160,11 +167,13 @@ fn redis_asks_for_new_keys() {
 }
 
 #[test]
-fn redis_renegotiates() {
+fn redis_requests_a_tls_renegotiation() {
     fault!("Redis renegotiates (TLS 1.2)");
-    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    // Sends hello, and requests another handshake. Returns whether the launcher refused it.
-    let peer = Peer::tls_up_to(SslVersion::TLS1_2, listener, |mut tls| {
+    let acceptor = acceptor(SslVersion::TLS1_2);
+    // The server sends hello, and requests another handshake. The result is true if the launcher
+    // refuses the other handshake.
+    let peer = Peer::tcp(move |stream| {
+        let mut tls = acceptor.accept(stream).expect("handshake");
         tls.write_all(b"hello").unwrap();
         let ssl = tls.ssl().as_ptr();
         // SAFETY: the stream owns the connection and outlives the calls.

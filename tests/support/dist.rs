@@ -26,7 +26,7 @@ pub fn archive_name(target: &str) -> String {
     format!("start-stunnel-{VERSION}-{architecture}-linux-{libc}")
 }
 
-/// Unpacks the archive for a target into `folder`, and returns the path of the folder in it.
+/// Unpacks the archive for a target into `folder`. Returns the path of the unpacked folder.
 pub fn unpack_binary(target: &str, folder: &Path) -> PathBuf {
     let name = archive_name(target);
     unpack(&packaged(&format!("{name}.tar.gz")), folder);

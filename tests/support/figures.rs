@@ -9,7 +9,7 @@ use super::launcher::{Launcher, Running, port_of};
 use super::resp::Client;
 use super::servers::PASSWORD;
 use super::status::StatusPage;
-use super::{eventually, rest};
+use super::{eventually, rest, wait_until};
 
 /// A script for COMMAND: prints the URL of each variable in `REDIS_STUNNEL_URLS`, then waits until
 /// its standard input ends.
@@ -55,8 +55,8 @@ impl Scene {
     /// Waits until the launcher has opened all descriptors that the launcher keeps open.
     pub fn has_opened_all_descriptors(&self) {
         assert_eq!(self.page.get("/healthz").code, 200);
-        eventually("--status finds it", || {
-            self.is_ours(&one_line(&Launcher::new(["--status"]).run().stdout)).then_some(())
+        wait_until("--status finds the launcher", || {
+            self.is_ours(&one_line(&Launcher::new(["--status"]).run().stdout))
         });
     }
 
@@ -95,9 +95,10 @@ impl Scene {
     pub fn status(&self, variable: &str) -> (String, i32) {
         let ended = Launcher::new(["--status"]).run();
         let of_us = ended.stdout.split("\n\n").map(one_line).find(|said| self.is_ours(said));
-        let of_us = of_us.unwrap_or_else(|| panic!("--status does not show us: {}", ended.stdout));
+        let of_us = of_us
+            .unwrap_or_else(|| panic!("--status does not show this launcher: {}", ended.stdout));
         let begin = of_us.find(&format!("{variable} → ")).expect("a block");
-        let end = of_us[begin..].find(" Moved ").expect("its last row");
+        let end = of_us[begin..].find(" Moved ").expect("the last row of the tunnel");
         (of_us[begin..begin + end].to_owned(), ended.code())
     }
 
@@ -122,11 +123,11 @@ impl Scene {
         assert!(text.contains(" FAILING since ") && code == 1, "{code} {text}");
         let source = format!(" source={variable} ");
         let failed = format!("count#redis-tunnel.failed.{}=1", reason.replace('_', "-"));
-        eventually(&format!("{variable} has a metrics line with {failed}"), || {
+        wait_until(&format!("{variable} has a metrics line with {failed}"), || {
             let log = fs::read_to_string(self.log.path()).unwrap();
             let has_failed =
                 |line: &str| line.contains(&source) && line.split(' ').any(|pair| pair == failed);
-            log.lines().any(has_failed).then_some(())
+            log.lines().any(has_failed)
         });
     }
 }

@@ -16,7 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::resp::Client;
 use super::servers::PASSWORD;
 use super::status::StatusPage;
-use super::{PATIENCE, Process, eventually, heed_signals};
+use super::{PATIENCE, Process, heed_signals, wait_until};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_start-stunnel");
 
@@ -30,7 +30,7 @@ pub const HOLD: &str = "printf '%s\\n' \"$REDIS_URL\"; exec cat >/dev/null";
 /// Like [`HOLD`], but also prints the second tunnel's URL.
 pub const HOLD_TWO: &str = "echo $REDIS_URL; echo $OTHER_URL; exec cat >/dev/null";
 
-/// A launcher that a test will start. It inherits only a few environment variables.
+/// A launcher that a test will start. The launcher inherits only a few environment variables.
 pub struct Launcher {
     pub command: Command,
 }
@@ -86,7 +86,8 @@ impl Launcher {
         }
     }
 
-    /// Like `new`, for `program`, which then executes the launcher.
+    /// Like `new`, but starts `program` with the arguments `words`. In most tests, `program` then
+    /// executes the launcher.
     pub fn of<S: AsRef<OsStr>>(program: &str, words: impl IntoIterator<Item = S>) -> Launcher {
         let mut command = Command::new(program);
         command.args(words).env_clear().env("STUNNEL_LISTEN_PORT", "0");
@@ -169,7 +170,7 @@ impl Launcher {
     }
 
     /// Starts a launcher with a tunnel to each of two servers. The launcher's script must be
-    /// [`HOLD_TWO`]. Also returns the second tunnel's port.
+    /// [`HOLD_TWO`]. Returns the launcher and the second tunnel's port.
     pub fn start_two(self, url: &str, other: &str) -> (Held, u16) {
         let launcher = self.redis(url).env("OTHER_URL", other);
         let mut held = launcher.env("REDIS_STUNNEL_URLS", "REDIS_URL OTHER_URL").start_held();
@@ -177,7 +178,7 @@ impl Launcher {
         (held, port)
     }
 
-    /// Like `hold`, for any COMMAND that first prints its URL, as [`HOLD`] does.
+    /// Like `hold`, for any COMMAND that first prints the value of `REDIS_URL`, as [`HOLD`] does.
     pub fn start_held(self) -> Held {
         let mut running = self.start();
         let url = running.line();
@@ -248,9 +249,7 @@ impl Running {
         let status = self.process.wait();
         let text = |collected: Option<JoinHandle<String>>| {
             collected.map_or_else(String::new, |thread| {
-                eventually("all writers have closed the output", || {
-                    thread.is_finished().then_some(())
-                });
+                wait_until("all writers have closed the output", || thread.is_finished());
                 thread.join().expect("output")
             })
         };

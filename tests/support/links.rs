@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-/// The targets of a page's links, such as `[words](target)`. Skips links to other sites.
+/// The targets of a page's links, which look like `[words](target)`. Skips links to other sites.
 pub fn targets(page: &str) -> Vec<String> {
     let targets = page.split("](").skip(1).filter_map(|behind| behind.split(')').next());
     targets.filter(|target| !target.contains("://")).map(str::to_owned).collect()

@@ -25,15 +25,15 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigHandler, Signal};
 
-/// The time limit of each wait in a test. Timeouts of a launcher that must not expire during a test
-/// are at least twice as long.
+/// The time limit of each wait in a test. If a test needs a timeout of the launcher that does not
+/// expire, the test sets this timeout to at least twice this time.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// The time between two checks of a condition.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -46,7 +46,15 @@ pub fn eventually<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
     eventually_within(PATIENCE, what, condition)
 }
 
-/// Like [`eventually`], for conditions that take longer by design.
+/// Waits until `condition` is true. `what` describes the expected event.
+///
+/// # Panics
+/// If `condition` is still false after [`PATIENCE`].
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    eventually(what, || condition().then_some(()));
+}
+
+/// Like [`eventually`], with the time limit `patience`.
 pub fn eventually_within<T>(
     patience: Duration,
     what: &str,
@@ -62,7 +70,7 @@ pub fn eventually_within<T>(
     }
 }
 
-/// A process that is killed when the test ends.
+/// A process that is killed when this value is dropped, at the latest at the end of the test.
 pub struct Process(pub Child);
 
 impl Process {
@@ -86,9 +94,9 @@ impl Drop for Process {
 }
 
 /// Returns a port `p` such that the ports `p` (for plaintext) and `p + 1` (for TLS) are free. No
-/// other test gets these two ports until this process ends, even while no server listens on them:
-/// this process binds an abstract socket as its claim, and the kernel itself chooses only higher
-/// ports (ip_local_port_range in ip(7)).
+/// other test gets these two ports until this process ends, because this process binds an abstract
+/// socket as a claim. The kernel itself chooses only higher ports (see ip_local_port_range in
+/// ip(7)).
 pub fn two_free_ports() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     eventually("two neighbouring free ports", || {
@@ -103,9 +111,9 @@ pub fn two_free_ports() -> u16 {
     })
 }
 
-/// Makes `command` run with the default actions for SIGHUP, SIGINT and SIGQUIT. If the tests run
-/// under nohup(1) or as a background job of a script, the tests ignore some of these signals, and
-/// each program that they start would inherit that.
+/// Makes `command` run with the default actions for SIGHUP, SIGINT and SIGQUIT. The tests ignore
+/// some of these signals if the tests run under nohup(1) or as a background job of a script. Each
+/// program that a test starts would inherit the ignored signals.
 pub fn heed_signals(command: &mut Command) {
     // SAFETY: signal(2) is async-signal-safe, and the default action runs no code of ours.
     unsafe {
@@ -118,8 +126,8 @@ pub fn heed_signals(command: &mut Command) {
     }
 }
 
-/// Prints the reason why the running test is skipped, for bin/test, which counts these lines. The
-/// test harness hides what successful tests print, unless they write directly to standard error.
+/// Prints why the running test is skipped. bin/test counts these lines. This function writes
+/// directly to standard error, because the test harness hides all other output of successful tests.
 pub fn skip(reason: &str) {
     let line = format!("skipped: {reason}\n");
     std::io::stderr().write_all(line.as_bytes()).unwrap();
@@ -152,8 +160,8 @@ pub fn reset(stream: &TcpStream) {
     socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
-/// Raises this process's limit on descriptors. If the hard limit is below `needed`, prints that the
-/// test is skipped and returns `false`.
+/// Raises this process's limit on open descriptors. If the hard limit is below `needed`, prints
+/// that the test is skipped, and returns `false`.
 pub fn may_open(needed: u64) -> bool {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
@@ -165,14 +173,15 @@ pub fn may_open(needed: u64) -> bool {
     true
 }
 
-/// The body of a page of any HTTP server on 127.0.0.1. `None` without the status 200.
+/// The body of a page of any HTTP server on 127.0.0.1. Returns `None` unless the page's status is
+/// 200.
 pub fn http_get(port: u16, path: &str) -> Option<String> {
     let answer = status::StatusPage { port }.ask(&format!("GET {path} HTTP/1.0\r\n\r\n"))?;
     (answer.code == 200).then_some(answer.body)
 }
 
-/// The path of libfaketime, a library that changes a program's clock. If it is missing, prints that
-/// the test is skipped and returns `None`.
+/// The path of libfaketime, a library that changes a program's clock. If libfaketime is missing,
+/// prints that the test is skipped, and returns `None`.
 pub fn faketime() -> Option<&'static str> {
     const LIBRARIES: [&str; 2] = [
         "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
@@ -193,21 +202,25 @@ pub fn release_setting(name: &str) -> String {
     found.unwrap_or_else(|| panic!("no {name} in {file}")).to_owned()
 }
 
-/// The files below a folder of this repository with this extension, in alphabetical order, as paths
-/// relative to the repository.
-pub fn files(folder: &str, extension: &str) -> Vec<String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let (mut folders, mut files) = (vec![root.join(folder)], Vec::new());
+/// The paths of all files below `folder`, in alphabetical order.
+pub fn all_files(folder: &Path) -> Vec<PathBuf> {
+    let (mut folders, mut files) = (vec![folder.to_owned()], Vec::new());
     while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|found| found == extension) {
-                files.push(path.strip_prefix(root).unwrap().to_str().unwrap().to_owned());
-            }
-        }
+        let paths = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+        let (inner, found): (Vec<_>, Vec<_>) = paths.partition(|path| path.is_dir());
+        folders.extend(inner);
+        files.extend(found);
     }
     files.sort();
     files
+}
+
+/// The files with this extension below a folder of this repository, in alphabetical order. Each
+/// path is relative to the repository.
+pub fn files(folder: &str, extension: &str) -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut all = all_files(&root.join(folder));
+    all.retain(|path| path.extension().is_some_and(|found| found == extension));
+    let relative = |path: &PathBuf| path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+    all.iter().map(relative).collect()
 }

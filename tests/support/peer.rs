@@ -10,12 +10,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
-use openssl::ssl::{
-    SslAcceptor, SslAcceptorBuilder, SslMethod, SslStream, SslVerifyMode, SslVersion,
-};
+use openssl::ssl::{SslAcceptor, SslAcceptorBuilder, SslMethod, SslStream, SslVersion};
 
 use super::pki::Certificate;
-use super::{PATIENCE, Process, eventually, two_free_ports};
+use super::{PATIENCE, Process, eventually, two_free_ports, wait_until};
 
 /// A server that handles every connection in the same way.
 pub struct Peer<T> {
@@ -72,25 +70,8 @@ impl<T: Send + 'static> Peer<T> {
         listener: TcpListener,
         behaviour: impl Fn(SslStream<TcpStream>) -> T + Send + Sync + Clone + 'static,
     ) -> Peer<T> {
-        Peer::tls_up_to(SslVersion::TLS1_3, listener, behaviour)
-    }
-
-    /// Like `tls_on`, for TLS versions up to `newest`.
-    pub fn tls_up_to(
-        newest: SslVersion,
-        listener: TcpListener,
-        behaviour: impl Fn(SslStream<TcpStream>) -> T + Send + Sync + Clone + 'static,
-    ) -> Peer<T> {
-        let acceptor = acceptor(newest);
-        Peer::on(listener, move |_, stream| behaviour(acceptor.accept(stream).expect("handshake")))
-    }
-
-    /// Like `tls`, but the result is `None` if the launcher closes during the handshake.
-    pub fn unless_left(
-        behaviour: impl Fn(SslStream<TcpStream>) -> T + Send + Sync + Clone + 'static,
-    ) -> Peer<Option<T>> {
         let acceptor = acceptor(SslVersion::TLS1_3);
-        Peer::tcp(move |stream| acceptor.accept(stream).ok().map(&behaviour))
+        Peer::on(listener, move |_, stream| behaviour(acceptor.accept(stream).expect("handshake")))
     }
 
     /// Like `tls`, but `behaviour` can hold back parts of TLS records (see [`Gate`]).
@@ -109,11 +90,6 @@ impl<T: Send + 'static> Peer<T> {
         format!("rediss://127.0.0.1:{}", self.port)
     }
 
-    /// Like `url`, with a password.
-    pub fn url_with_password(&self) -> String {
-        format!("rediss://:pw@127.0.0.1:{}", self.port)
-    }
-
     /// The number of accepted connections.
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
@@ -128,13 +104,6 @@ impl<T: Send + 'static> Peer<T> {
 /// An acceptor with a new self-signed certificate, for TLS versions up to `newest`.
 pub fn acceptor(newest: SslVersion) -> SslAcceptor {
     acceptor_builder(newest).build()
-}
-
-/// An acceptor that refuses every client, because it trusts no client certificate.
-pub fn demanding_acceptor() -> SslAcceptor {
-    let mut acceptor = acceptor_builder(SslVersion::TLS1_3);
-    acceptor.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
-    acceptor.build()
 }
 
 /// Like [`acceptor`], but returns the builder, so that the caller can change options.
@@ -192,7 +161,7 @@ impl Gate {
         self.kept = Some(Vec::new());
     }
 
-    /// Sends written bytes again from now on. Returns the bytes that were held back.
+    /// Stops holding back written bytes. Returns the bytes that were held back.
     pub fn open(&mut self) -> Vec<u8> {
         self.kept.take().expect("a closed gate")
     }
@@ -229,9 +198,9 @@ pub fn s_server(folder: &Path, options: &[&str]) -> (Process, u16) {
     server.arg("-key").arg(&certificate.key_file);
     server.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);
     let server = Process(server.spawn().expect("openssl (see bin/setup)"));
-    eventually("s_server listens", || {
+    wait_until("s_server listens", || {
         let log = fs::read_to_string(folder.join("log")).unwrap();
-        log.contains("ACCEPT").then_some(())
+        log.contains("ACCEPT")
     });
     (server, port)
 }

@@ -43,7 +43,7 @@ pub struct Request<'a> {
     pub valid: (i64, i64),
     pub kind: Kind,
     pub is_ca: bool,
-    /// Whether the issuer signs with SHA-1 instead of SHA-256.
+    /// True if the issuer signs with SHA-1 instead of SHA-256.
     pub weakly_signed: bool,
 }
 
@@ -67,8 +67,8 @@ impl Certificate {
         Certificate::issue(folder, "self-signed", &Request::default(), None, &[])
     }
 
-    /// Issues a certificate, which is self-signed without `issuer`. Writes the certificate and
-    /// `chain` to `FILE.pem`, and the key to `FILE.key`.
+    /// Issues a certificate. Without `issuer`, the certificate is self-signed. Writes the
+    /// certificate and `chain` to `FILE.pem`, and the key to `FILE.key`.
     pub fn issue(
         folder: &Path,
         file: &str,

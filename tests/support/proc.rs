@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::eventually;
+use super::{eventually, wait_until};
 
 /// The fields of `/proc/PID/stat` from the third field on (see proc(5)). `None` if the process does
 /// not exist.
@@ -32,7 +32,7 @@ pub fn is_alive(pid: i32) -> bool {
 
 /// Waits until no process with this pid exists, not even a zombie.
 pub fn wait_until_reaped(pid: i32) {
-    eventually("the process is reaped", || stat(pid).is_none().then_some(()));
+    wait_until("the process is reaped", || stat(pid).is_none());
 }
 
 /// The pids of all processes in the session of `leader`.
@@ -47,8 +47,8 @@ pub fn session(leader: i32) -> Vec<i32> {
 pub fn processes_in(folder: &Path) -> usize {
     let folder = folder.canonicalize().expect("a folder");
     let processes = fs::read_dir("/proc").expect("/proc").filter_map(Result::ok);
-    // Skip processes whose working directory is unreadable, because they belong to another user or
-    // have just ended.
+    // Skip processes whose working directory cannot be read. Such processes belong to another user,
+    // or have just ended.
     let folders = processes.filter_map(|process| fs::read_link(process.path().join("cwd")).ok());
     folders.filter(|cwd| cwd.starts_with(&folder)).count()
 }
@@ -87,8 +87,8 @@ pub fn core_limit(pid: i32) -> String {
     line.split_whitespace().nth(4).expect("a limit").to_owned()
 }
 
-/// The TCP and UDP sockets of a process. For each socket, returns the name of its table in
-/// /proc/net, and the columns of its row (see proc(5)).
+/// The TCP and UDP sockets of a process. For each socket, returns the name of the table in
+/// /proc/net that lists the socket, and the columns of the socket's row (see proc(5)).
 pub fn sockets_of(pid: i32) -> Vec<(&'static str, Vec<String>)> {
     let inodes: Vec<String> = fs::read_dir(format!("/proc/{pid}/fd"))
         .expect("descriptors")

@@ -24,7 +24,7 @@ pub struct Terminal {
     pub process: Process,
     /// The test's end of the terminal. `None` after [`Terminal::hang_up`].
     master: Option<File>,
-    /// Printed text after the text for which [`Terminal::expect`] waited last.
+    /// The text that the terminal has shown after the text that [`Terminal::expect`] found last.
     screen: String,
 }
 

@@ -7,7 +7,7 @@ use openssl::ssl::SslVersion;
 
 use super::peer::{Peer, acceptor};
 
-/// Reads the words of the next request; `None` at the end of the stream.
+/// Reads the words of the next request. Returns `None` at the end of the stream.
 fn next_request(stream: &mut impl BufRead) -> Option<Vec<String>> {
     let count = number(stream)?;
     let mut words = Vec::new();
@@ -38,7 +38,8 @@ pub fn converse<S: Read + Write>(stream: S, mut answer: impl FnMut(&[String]) ->
     }
 }
 
-/// The requests that a server has received. Each begins with its connection's number: `0 PING`.
+/// The requests that a server has received. Each request begins with the number of its connection,
+/// as in `0 PING`.
 #[derive(Debug, Clone, Default)]
 pub struct Heard(Arc<Mutex<Vec<String>>>);
 

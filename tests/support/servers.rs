@@ -20,7 +20,7 @@ pub const PASSWORD: &str = "s3cret-password";
 pub enum Front {
     /// `redis-server` itself.
     Redis,
-    /// `stunnel4` in front of a plaintext `redis-server`, as Heroku ran it.
+    /// `stunnel4` in front of a plaintext `redis-server`, as on Heroku in the past.
     Stunnel,
 }
 
@@ -85,7 +85,7 @@ pub struct Server {
     pub port: u16,
     front: Front,
     folder: TempDir,
-    /// The commands that started the processes; the first one is `redis-server`.
+    /// The commands that started the processes. The first command is `redis-server`.
     commands: Vec<Command>,
     processes: Vec<Process>,
 }
@@ -99,6 +99,11 @@ impl Server {
     pub fn with_certificate(certificate: &Certificate) -> Server {
         let options = Options { certificate: Some(certificate), ..Options::default() };
         Server::start_with(Front::Redis, options)
+    }
+
+    /// Starts a server with these further options of `redis-server`.
+    pub fn with_words(words: &[&str]) -> Server {
+        Server::start_with(Front::Redis, Options { words, ..Options::default() })
     }
 
     /// Starts a server that accepts only clients with a certificate from `ca`, and only the TLS
@@ -198,7 +203,8 @@ impl Server {
             if self.processes.iter_mut().any(|process| process.0.try_wait().unwrap().is_some()) {
                 return Some(false);
             }
-            // A Redis that listens may still fail to start. So wait for the first reply.
+            // Wait for the first reply, because redis-server may still fail to start after it has
+            // begun to listen.
             let mut redis = TcpStream::connect((address.as_str(), ports[0])).ok()?;
             redis.write_all(b"PING\r\n").ok()?;
             redis.read_exact(&mut [0; 1]).ok()?;
@@ -218,8 +224,7 @@ impl Server {
     /// Kills `redis-server`, and starts the server again after the time `away`. Does not wait
     /// until the server answers.
     pub fn restart(&mut self, away: Duration) {
-        self.processes[0].0.kill().unwrap();
-        self.processes[0].wait();
+        self.stop();
         std::thread::sleep(away); // This is the outage that the caller wants.
         self.processes[0] = Process(self.commands[0].spawn().unwrap());
     }
@@ -236,7 +241,7 @@ impl Server {
         assert!(self.answers(), "redis-server starts again");
     }
 
-    /// The URL with the plaintext port, as an app gets it from its provider.
+    /// The URL with the plaintext port, as a provider gives the URL to an app.
     pub fn url(&self) -> String {
         format!("redis://default:{PASSWORD}@{}:{}/0", self.address, self.port)
     }

@@ -48,7 +48,7 @@ impl SlowLink {
         Some(SlowLink { namespace, address, orders, answers, process })
     }
 
-    /// Sends "cut" or "mend" to the program, and waits until it has obeyed.
+    /// Sends "cut" or "mend" to the program, and waits until the program has obeyed.
     pub fn order(&mut self, order: &str) {
         writeln!(self.orders.as_mut().unwrap(), "{order}").unwrap();
         let mut done = String::new();

@@ -1,5 +1,5 @@
-//! Reads commands and configurations from the manual, so that tests use exactly the text on its
-//! pages.
+//! Reads commands and configurations from the manual, so that tests use exactly the text on the
+//! manual's pages.
 
 use std::fs;
 use std::path::Path;

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 
-use super::{PATIENCE, eventually};
+use super::{PATIENCE, eventually, wait_until};
 
 /// The status page of a running launcher.
 #[derive(Debug, Clone, Copy)]
@@ -22,7 +22,7 @@ pub struct Answer {
 
 impl StatusPage {
     /// Finds the status page of a launcher with `STUNNEL_STATUS_ADDRESS=0`. `tunnels` are the ports
-    /// of its tunnels.
+    /// of the launcher's tunnels.
     pub fn of(launcher: i32, tunnels: &[u16]) -> StatusPage {
         eventually("a status page", || {
             let ports = ports_of(launcher);
@@ -44,7 +44,7 @@ impl StatusPage {
             .expect("an answer")
     }
 
-    /// Sends a request. Returns `None` without an HTTP answer.
+    /// Sends a request. Returns `None` if the server sends no HTTP answer.
     pub fn ask(&self, request: &str) -> Option<Answer> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -74,7 +74,7 @@ impl StatusPage {
         self.of_tunnel("upstream_connections", &format!(",state=\"{state}\"")).unwrap()
     }
 
-    /// Waits until all connections to Redis are idle. Returns their number.
+    /// Waits until all connections to Redis are idle. Returns the number of connections to Redis.
     pub fn wait_until_all_is_idle(&self) -> f64 {
         eventually("all connections are idle", || {
             let busy = self.upstream("relaying") + self.upstream("connecting");
@@ -84,9 +84,7 @@ impl StatusPage {
 
     /// Waits until the pool holds this many idle connections.
     pub fn wait_for_idle(&self, count: usize) {
-        eventually("connections are idle", || {
-            (self.upstream("idle") == count as f64).then_some(())
-        });
+        wait_until("connections are idle", || self.upstream("idle") == count as f64);
     }
 }
 

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::launcher::BINARY;
 use super::proc::processes_in;
-use super::{Process, eventually};
+use super::{Process, wait_until};
 
 /// A running tool that measures the tested launcher.
 pub struct Tool {
@@ -23,7 +23,8 @@ impl Tool {
     /// Starts `bin/NAME` in a process group of its own, as a shell does.
     pub fn start(name: &str, words: &[&str], settings: &[(&str, &str)]) -> Tool {
         let folder = tempfile::tempdir().unwrap();
-        // Tests that run as a background job ignore SIGINT. The tool must not inherit that.
+        // If the tests run as a background job, the tests ignore SIGINT. The tool must not inherit
+        // this setting.
         let mut command = Command::new("env");
         command.arg("--default-signal");
         command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("bin").join(name));
@@ -38,16 +39,17 @@ impl Tool {
         processes_in(self.folder.path())
     }
 
-    /// Waits until the tool ends, and checks that it leaves no process and no file. Returns its
-    /// exit code (or the negative number of the signal that killed it), and the rest of its
-    /// standard output and standard error.
+    /// Waits until the tool ends, and checks that the tool leaves no process and no file. Returns
+    /// the tool's exit code (or the negative number of the signal that killed the tool), and the
+    /// rest of its standard output and standard error.
     pub fn finish(mut self) -> (i32, String, String) {
         let (mut stdout, mut stderr) = (String::new(), String::new());
-        // The buffer of a pipe can hold the tool's whole standard output meanwhile.
+        // Standard output can wait until standard error has ended, because a pipe's buffer can hold
+        // all of the tool's standard output.
         self.process.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
         self.process.0.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
         let status = self.process.wait();
-        eventually("all processes have ended", || (self.processes() == 0).then_some(()));
+        wait_until("all processes have ended", || self.processes() == 0);
         assert_eq!(fs::read_dir(&self.folder).unwrap().count(), 0, "no file is left");
         let code = status.code().unwrap_or_else(|| -status.signal().expect("a signal"));
         (code, stdout, stderr)
