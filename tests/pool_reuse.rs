@@ -118,7 +118,7 @@ fn a_new_password_applies_to_reused_connections() {
 }
 
 #[test]
-fn an_idle_connection_is_reset_when_the_next_app_comes() {
+fn redis_gets_the_reset_command_when_the_next_app_connects() {
     let (_server, mut direct, held, page) = warm();
     let mut app = held.client();
     app.ask(&["CLIENT", "SETNAME", "first"]);

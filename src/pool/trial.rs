@@ -121,11 +121,13 @@ mod tests {
         for (first, reset, second, expected) in [
             ("+PONG", "+RESET", "+PONG", Passed),
             (noauth, "+RESET", noauth, Passed),
-            // Kvrocks.
+            // The replies of Kvrocks.
             (noauth, "+RESET", "+PONG", Failed),
-            // Redis 6.2 and KeyDB; before 6.2, and Sentinel; a renamed RESET.
+            // The replies of Redis 6.2 and of KeyDB, if they demand a password.
             (noauth, noauth, noauth, Failed),
+            // The replies of Redis 6.0, and of Sentinel.
             ("+PONG", unknown, "+PONG", Failed),
+            // The replies of a Redis where an administrator has renamed RESET.
             (noauth, unknown, noauth, Failed),
             ("+PONG", "+OK", "+PONG", Failed),
             ("+PONG", "+RESET", noauth, Failed),
