@@ -96,10 +96,9 @@ fn an_app_gets_a_new_connection_if_reset_fails() {
     // Each case has the server's reply to each RESET after the first trial, and the number of
     // RESETs that three apps cause.
     for (wrong, resets) in [
-        // The server sends no complete reply in time. The launcher also resets the next connection.
+        // The launcher assumes that Redis may have restarted, and makes a new trial, which fails.
         (Some(""), 3),
         (Some("+RESE"), 3),
-        // The launcher assumes that Redis may have restarted, and makes a new trial, which fails.
         (Some("+RESET\r\n+OK\r\n"), 3),
         (None, 3),
         // This server does not answer RESET like Redis, so the pool reuses no connection.

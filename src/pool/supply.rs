@@ -96,9 +96,10 @@ async fn renew(
     let now = Instant::now();
     match reset {
         Ok(()) => pool.tunnel.figures.pooled(PoolResult::Reused),
-        Err(Unfit::Touched) => pool.state().forget_server(now),
+        // A silent server needs a new trial. Otherwise each app would wait in vain for the reply.
+        Err(Unfit::Touched | Unfit::Silent) => pool.state().forget_server(now),
         Err(Unfit::WrongReset) => pool.judge(Verdict::Failed, kept.made, now),
-        Err(_) => {}
+        Err(Unfit::Outdated) => {}
     }
     reset
 }

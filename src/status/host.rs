@@ -23,9 +23,10 @@ impl HostCheck {
     pub fn accepts(&self, authority: &str) -> bool {
         let HostCheck::Named(name) = self else { return true };
         let Ok(authority) = authority.parse::<Authority>() else { return false };
-        let host = authority.host().trim_matches(['[', ']']);
-        host.parse::<IpAddr>().is_ok()
-            || host.eq_ignore_ascii_case("localhost")
-            || host.eq_ignore_ascii_case(name)
+        let host = authority.host();
+        let has_user = authority.as_str().contains('@');
+        let is_address = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+        let is_known = ["localhost", name].iter().any(|known| host.eq_ignore_ascii_case(known));
+        (is_address || is_known) && !has_user
     }
 }

@@ -303,6 +303,8 @@ mod tests {
             ("[::1]", 200),
             ("Status.example:9121", 200),
             ("evil.example", 421),
+            ("evil.example@127.0.0.1", 421),
+            ("evil.example@localhost", 421),
             ("localhost.evil.example", 421),
             ("127.0.0.1.evil.example:9121", 421),
             ("", 421),

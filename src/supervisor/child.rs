@@ -105,8 +105,9 @@ fn path(program: &Program) -> &Path {
 }
 
 /// The path of the command `name`. A name that contains a slash is itself a path. Any other name is
-/// searched for in the folders of `path`, where an empty entry means the current folder. If no
-/// folder contains an executable file named `name`, returns a path whose execution fails.
+/// searched for in the folders of `path`, where an empty entry means the current folder. Skips
+/// files that this user may not execute, and scripts whose interpreter does not work, as execvp(3)
+/// does. If no folder contains a better file, returns a path whose execution fails.
 fn file(name: &OsStr, path: Option<&OsStr>) -> PathBuf {
     if name.is_empty() || name.as_bytes().contains(&b'/') {
         return name.into();
@@ -114,12 +115,19 @@ fn file(name: &OsStr, path: Option<&OsStr>) -> PathBuf {
     let folders = env::split_paths(path.unwrap_or(OsStr::new(DEFAULT_PATH)));
     let files = folders.map(|folder| Path::new(".").join(folder).join(name));
     let is_executable = |file: &Path| file.is_file() && access(file, AccessFlags::X_OK).is_ok();
-    let best = files.min_by_key(|file| (!is_executable(file), !file.exists()));
+    let works = |file: &Path| {
+        let interpreter = not_executed::interpreter_of(file);
+        is_executable(file) && interpreter.is_none_or(|interpreter| is_executable(&interpreter))
+    };
+    let best = files.min_by_key(|file| (!works(file), !file.exists()));
     best.expect("split_paths returns a folder even for an empty PATH")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -131,5 +139,21 @@ mod tests {
         assert_eq!(found("no-such-file", "/x:/y"), Path::new("/x/no-such-file"));
         assert_eq!(found("./setup", "bin"), Path::new("./setup"));
         assert_eq!(found("", "bin"), Path::new(""));
+    }
+
+    #[test]
+    fn a_script_without_its_interpreter_does_not_hide_a_later_program() {
+        let folder = tempfile::tempdir().unwrap();
+        let [broken, good] = ["broken", "good"].map(|name| folder.path().join(name));
+        for (folder, interpreter) in [(&broken, "/no/such/interpreter"), (&good, "/bin/sh")] {
+            fs::create_dir(folder).unwrap();
+            fs::write(folder.join("tool"), format!("#!{interpreter}\n")).unwrap();
+            let mode = fs::Permissions::from_mode(0o755);
+            fs::set_permissions(folder.join("tool"), mode).unwrap();
+        }
+        let found = |path| file("tool".as_ref(), Some(path));
+        let both = env::join_paths([&broken, &good]).unwrap();
+        assert_eq!(found(&both), good.join("tool"));
+        assert_eq!(found(broken.as_os_str()), broken.join("tool"));
     }
 }

@@ -64,15 +64,15 @@ pub fn explain(path: &Path, error: Errno) -> NotExecuted {
             Some(format!("{file} is a directory. Give the path of a program instead"))
         }
         Errno::EACCES if access(path, AccessFlags::X_OK).is_err() => {
-            let mode = fs::metadata(path).map_or(0, |found| found.permissions().mode());
-            Some(match mode & 0o111 {
-                0 => format!(
+            let mode = fs::metadata(path).map(|found| found.permissions().mode() & 0o111);
+            Some(match mode {
+                Ok(0) => format!(
                     "{file} has no execute permission. Run chmod +x {file}, or write the script's \
                      interpreter before {file}"
                 ),
                 _ => format!(
-                    "this user may not execute {file}. Check the owner and the mode of the file, \
-                     and whether its file system is mounted with noexec"
+                    "this user may not execute {file}. Check the owner and the mode of the file \
+                     and of its folders, and whether the file system is mounted with noexec"
                 ),
             })
         }
@@ -124,6 +124,11 @@ pub fn is_script_for_shell(file: &Path) -> bool {
     let line = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
     // A file is text if its first line contains no NUL byte. bash uses the same rule.
     !start.starts_with(&ELFMAG) && !line.contains(&0) && interpreter(&start).is_none()
+}
+
+/// The interpreter of the script `file`; `None` if `file` is not a script with a `#!` line.
+pub fn interpreter_of(file: &Path) -> Option<PathBuf> {
+    interpreter(&start(file))
 }
 
 /// The first bytes of `file`. Empty if the file is unreadable.
