@@ -17,7 +17,7 @@ use crate::tunnel::{Slot, attempts, queue, upstream};
 /// The time limit for the replies to a trial, and for the reply to `RESET`.
 const REPLY_LIMIT: Duration = Duration::from_secs(1);
 
-/// Why an idle connection is not reused.
+/// The reason why an idle connection is not reused.
 #[derive(Debug, Clone, Copy)]
 enum Unfit {
     /// The host name no longer resolves to the connection's address.
@@ -30,11 +30,11 @@ enum Unfit {
     Silent,
 }
 
-/// Gets a connection within the connect timeout, for an app that has just connected and has this
-/// spare descriptor.
+/// Gets a connection to Redis within the connect timeout, for an app that has just connected.
+/// `spare` is a file descriptor that is closed if no other descriptor is free.
 ///
 /// # Errors
-/// The last attempt's failure.
+/// Returns the failure of the last attempt.
 pub async fn supply(pool: &Pool, spare: Option<OwnedFd>) -> Result<TlsUpstream, Failure> {
     let deadline = Instant::now() + pool.tunnel.settings.connect_timeout;
     attempts::retry(&pool.tunnel, deadline, spare, || attempt(pool, deadline)).await
@@ -103,7 +103,8 @@ async fn renew(
     reset
 }
 
-/// Sends `RESET`. Redis must have sent no bytes before, and must send no bytes except the reply.
+/// Sends `RESET`, and checks the reply. Fails if Redis has sent bytes before the reply, or sends
+/// more bytes than the reply.
 async fn reset(kept: &mut TlsUpstream) -> Result<(), Unfit> {
     if !kept.is_untouched().await {
         return Err(Unfit::Touched);
@@ -118,8 +119,8 @@ async fn reset(kept: &mut TlsUpstream) -> Result<(), Unfit> {
     }
 }
 
-/// The time limit for replies before an app gets its connection. If the server is silent, enough
-/// time must be left for making another connection.
+/// Returns the time limit for Redis's replies to the pool, before the app gets the connection. If
+/// Redis is silent, enough time is left for making another connection.
 fn reply_limit(deadline: Instant) -> Duration {
     REPLY_LIMIT.min(deadline.saturating_duration_since(Instant::now()) / 2)
 }

@@ -18,19 +18,19 @@ use super::read_ahead::{ReadAhead, endless};
 use crate::figures::UpstreamState;
 use crate::tls::{TlsStream, is_unannounced_close};
 
-/// After this many reads, the runtime must know of all bytes that the kernel has received.
+/// The number of reads after which the runtime must know of all bytes that the kernel has received.
 const READINESS_TRIES: usize = 4;
 
 /// The TLS connection to Redis.
 #[derive(Debug)]
 pub struct TlsUpstream {
     tls: TlsStream<ReadAhead>,
-    /// The connection's slot of `--max-connections`.
+    /// The slot of `--max-connections` that the connection holds.
     slot: Slot,
     pub address: SocketAddr,
     pub made: Instant,
-    /// True if OpenSSL has no more bytes for the app. Then OpenSSL is not called before more bytes
-    /// arrive, which saves 14 % of the CPU time of small requests.
+    /// True if OpenSSL has no more bytes for the app. In this case, the launcher does not call
+    /// OpenSSL before more bytes arrive, which saves 14 % of the CPU time of small requests.
     exhausted: bool,
     close_notify_sent: bool,
 }
