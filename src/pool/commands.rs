@@ -21,11 +21,12 @@
 
 use std::sync::LazyLock;
 
-/// A command's effect on its connection. Each command gets one reply.
+/// The effect of a listed command on its connection. Every listed command gets exactly one reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
     /// `RESET` clears all changes of the connection, such as its user, database, protocol, name, or
-    /// transaction. (Only `CLIENT LIST` shows the names of `CLIENT SETINFO`, which remain.)
+    /// transaction. (`RESET` does not clear the library name and version from `CLIENT SETINFO`, but
+    /// only `CLIENT LIST` shows these values.)
     Harmless,
     /// The command has no effect if the reply is an error. Only Redis Cloud and Redis Software
     /// accept the command, and then send pushes. All other servers reply with an error. Clients

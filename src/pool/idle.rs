@@ -41,25 +41,26 @@ impl<C> Idle<C> {
         Idle { kept: Vec::new(), waiting: VecDeque::new(), may_stay }
     }
 
-    /// Takes the connection that became idle last.
+    /// Returns and removes the connection that became idle last.
     pub fn take(&mut self) -> Option<C> {
         self.kept.pop().map(|kept| kept.connection)
     }
 
-    /// Gives a connection to the app that has waited longest. If no app waits, keeps the
-    /// connection.
+    /// Gives a connection to the app that has waited longest, or keeps the connection if no app
+    /// waits.
     pub fn add(&mut self, mut connection: C, now: Instant) {
         while let Some(first) = self.waiting.pop_front() {
             match first.send(connection) {
                 Ok(()) => return,
-                // This app no longer waits.
+                // The first app in the queue no longer waits, so try the next app.
                 Err(returned) => connection = returned,
             }
         }
         self.kept.push(Kept { connection, since: now });
     }
 
-    /// Adds an app to the queue. The returned receiver gets the app's connection.
+    /// Adds an app to the queue. Returns the receiver that will get an idle connection for this
+    /// app.
     pub fn wait(&mut self) -> oneshot::Receiver<C> {
         // Remove the apps that no longer wait.
         self.waiting.retain(|waiting| !waiting.is_closed());

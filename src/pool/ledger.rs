@@ -1,4 +1,4 @@
-//! Follows one connection's requests and replies, and finds out which replies are outstanding and
+//! Follows one connection's requests and replies. Finds out how many replies are outstanding, and
 //! whether RESET clears the effects of all requests.
 
 use super::commands::{self, Effect};
@@ -70,7 +70,8 @@ impl Ledger {
         self.is_spoiled
     }
 
-    /// True if a reply since the last call has shown that the server is a replica or not ready.
+    /// Returns true if a reply since the last call has shown that the server is a replica or not
+    /// ready.
     pub fn take_role_change(&mut self) -> bool {
         std::mem::take(&mut self.role_changed)
     }
@@ -228,7 +229,7 @@ mod tests {
 
     #[test]
     fn an_unlisted_command_ends_reuse_even_in_multi() {
-        // The table of commands has its own test.
+        // A few commands are enough here, because the table of commands has its own test.
         for command in ["CLIENT REPLY SKIP", "SUBSCRIBE a b", "CLIENT", "SOMETHING-NEW"] {
             assert_eq!(state_after(&[sent(command)]), State::Spoiled, "{command}");
             let queued = [sent("MULTI"), received("+OK\r\n"), sent(command)];
@@ -339,8 +340,8 @@ mod tests {
         commands::effect(name, argument).map(|effect| effect == Effect::NoneIfRefused)
     }
 
-    /// Passes the pieces to a model, to a ledger, and in smaller parts to a second ledger. All
-    /// three must agree after each piece.
+    /// Passes the pieces to a model, to a ledger, and in smaller parts to a second ledger. The
+    /// model and both ledgers must agree after each piece.
     fn compare(pieces: &[(Direction, Vec<u8>)], cut: usize) -> Result<State, TestCaseError> {
         let mut model = Model::new(&must_fail);
         let (mut ledger, mut by_cut) = (Ledger::default(), Ledger::default());

@@ -75,9 +75,9 @@ struct State {
 
 /// The pool's answer to an app that needs a connection to Redis.
 enum Granted {
-    /// An idle connection.
+    /// The app gets an idle connection.
     Kept(TlsUpstream),
-    /// The permission to make a new connection.
+    /// The app gets the permission to make a new connection.
     Slot(Slot),
 }
 
@@ -98,7 +98,8 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// True if the pool serves an app connection that begins now.
+    /// True if the pool is on, so that an app connection that begins now may reuse a connection to
+    /// Redis.
     fn is_on(&self, now: Instant) -> bool {
         match self.mode {
             PoolMode::Off => false,
@@ -129,8 +130,8 @@ impl Pool {
         is_on && state.trial.is_passed() && state.allows(made, now)
     }
 
-    /// Keeps a connection whose user has left, or gives it to the app that has waited longest.
-    /// Returns whether the caller must start a task that closes expired connections.
+    /// Keeps a connection whose user has left, or gives the connection to the app that has waited
+    /// longest. Returns whether the caller must start a task that closes expired connections.
     fn keep(&self, upstream: TlsUpstream, now: Instant) -> bool {
         if !self.may_keep(upstream.made, now) {
             return false;

@@ -17,7 +17,7 @@ use crate::tunnel::stream::TlsUpstream;
 use crate::tunnel::tap::Tap;
 use crate::tunnel::{self, DrainGuard, Listener, Tunnel};
 
-/// The interval at which expired idle connections are closed.
+/// The interval at which the pool closes expired idle connections.
 const CHECK: Duration = Duration::from_millis(250);
 
 /// Serves a tunnel until COMMAND has ended.

@@ -22,7 +22,7 @@ const REPLY_LIMIT: Duration = Duration::from_secs(1);
 enum Unfit {
     /// The host name no longer resolves to the connection's address.
     Outdated,
-    /// Redis has closed the connection, or has sent bytes on it.
+    /// Redis has closed the connection, or has sent unexpected bytes.
     Touched,
     /// `RESET` got a wrong reply.
     WrongReset,
@@ -125,7 +125,7 @@ fn reply_limit(deadline: Instant) -> Duration {
     REPLY_LIMIT.min(deadline.saturating_duration_since(Instant::now()) / 2)
 }
 
-/// Makes a new connection. If a trial is due, runs it on this connection first.
+/// Makes a new connection to Redis. If a trial is due, runs the trial on this connection first.
 async fn make(pool: &Pool, slot: Slot, deadline: Instant) -> Result<TlsUpstream, Failure> {
     let tunnel = &pool.tunnel;
     let mut upstream = attempts::connect_in(tunnel, slot, deadline).await?;
@@ -136,7 +136,8 @@ async fn make(pool: &Pool, slot: Slot, deadline: Instant) -> Result<TlsUpstream,
         debug!(at = "pool-tried", var = tunnel.variable(), verdict = ?verdict);
         pool.judge(verdict, upstream.made, Instant::now());
         if verdict != Verdict::Passed {
-            // The state of the tried connection is unknown, so the app gets another connection.
+            // The trial has left this connection in an unknown state, so the app gets another
+            // connection.
             let slot = upstream.into_slot();
             upstream = attempts::connect_in(tunnel, slot, deadline).await?;
         }

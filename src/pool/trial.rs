@@ -50,7 +50,7 @@ impl Verdict {
     }
 }
 
-/// Runs a trial on a new connection.
+/// Runs a trial on a new connection, and returns the verdict.
 pub async fn run(upstream: &mut TlsUpstream) -> Verdict {
     let Ok([first, reset, second]) = ask(upstream, REQUESTS).await else { return Verdict::Unclear };
     match Verdict::of(&first, &reset, &second) {
@@ -76,7 +76,7 @@ pub async fn ask<const N: usize>(
     Ok(lines)
 }
 
-/// The latest verdict on a server, and when it was reached.
+/// The latest verdict on a server, and the time of this verdict.
 #[derive(Debug, Default)]
 pub struct Trial(Option<(Verdict, Instant)>);
 
@@ -104,7 +104,8 @@ impl Trial {
         self.0 = Some((verdict, now));
     }
 
-    /// Forgets the verdict, because the host name may lead to another server now.
+    /// Forgets the verdict on the server. The caller uses this function when the host name may lead
+    /// to another server.
     pub fn forget(&mut self) {
         self.0 = None;
     }

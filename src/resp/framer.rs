@@ -50,7 +50,7 @@ pub const WORD: usize = 24;
 /// has about 10 levels.
 pub const DEPTH: usize = 16;
 
-/// The part of a value that the next byte belongs to.
+/// The part of a value to which the next byte belongs.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Part {
     /// The first byte of a new value.
@@ -93,7 +93,7 @@ impl<const REQUESTS: bool> Framer<REQUESTS> {
         result
     }
 
-    /// True if the framer is between two requests or replies.
+    /// True if the next byte begins a new request or reply.
     pub fn is_at_boundary(&self) -> bool {
         self.part == Part::Mark && self.depth == 0
     }
@@ -262,8 +262,8 @@ impl Word {
     }
 }
 
-/// Appends a digit to a number in canonical form: no sign, no leading zero, at most `u32::MAX`. By
-/// default, Redis accepts strings of at most 512 MiB.
+/// Appends a digit to a number. Accepts only numbers without a sign, without leading zeros, and up
+/// to `u32::MAX`. By default, Redis accepts strings of at most 512 MiB.
 fn with_digit(number: Option<u32>, digit: u8) -> Result<Option<u32>, Opaque> {
     let digit = match digit {
         b'0'..=b'9' => u32::from(digit - b'0'),
@@ -282,8 +282,8 @@ mod tests {
     use super::*;
 
     /// Shows the bytes to one framer in one piece, and to another framer byte by byte. Both must
-    /// find the same replies. Returns the first byte of each reply, and then " opaque" after an
-    /// error.
+    /// find the same replies. Returns the first byte of each reply, followed by " opaque" if the
+    /// framers have returned an error.
     #[track_caller]
     fn replies(bytes: &[u8]) -> String {
         let frames = [bytes.len().max(1), 1].map(|size| {
@@ -439,8 +439,8 @@ mod tests {
     }
 
     /// Shows the bytes to one framer in one piece, and to another framer byte by byte. Both must
-    /// find the same requests. Returns the commands and arguments, with `?` for words that are too
-    /// long, and then the framer's state.
+    /// find the same requests. Returns the command and the first argument of each request, with `?`
+    /// for a word that is too long. The framer's state follows at the end.
     #[track_caller]
     fn requests(bytes: &[u8]) -> String {
         let word = |word: Option<&[u8]>| match word {

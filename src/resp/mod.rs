@@ -42,7 +42,7 @@ pub fn error(text: &str) -> String {
     format!("{}\r\n", &line[..end])
 }
 
-/// The longest line that [`read_line`] reads, in bytes.
+/// The most bytes in a line that [`read_line`] reads.
 const LONGEST_LINE: usize = 512;
 
 /// Reads exactly one line, and returns the line without its CRLF.

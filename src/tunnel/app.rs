@@ -59,13 +59,13 @@ pub struct AppStream {
 /// The result of reading bytes from an app that waits for Redis.
 #[derive(Debug)]
 pub enum Ahead {
-    /// More bytes were read.
+    /// The launcher has read more bytes.
     Bytes,
     /// The launcher read nothing, because it has already read [`MOST_AHEAD`] bytes ahead.
     Full,
     /// The app has closed its side.
     Ended,
-    /// The app's connection is broken.
+    /// Reading failed, because the app's connection is broken.
     Failed(io::Error),
 }
 

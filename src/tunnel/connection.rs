@@ -62,7 +62,8 @@ impl<'t> Connection<'t> {
     }
 
     /// Waits for `upstream`, a connection to Redis. Returns `None` if connecting fails, or if the
-    /// app leaves meanwhile. In both cases, the app connection has ended, and its end is logged.
+    /// app closes its connection before then. In both cases, this function has ended the app
+    /// connection, and has logged its end.
     pub async fn connect(
         &mut self,
         upstream: impl Future<Output = Result<TlsUpstream, Failure>>,
@@ -136,7 +137,8 @@ impl<'t> Connection<'t> {
     /// the handshake. To do so, this function closes the connection to the server.
     async fn explain_late_refusal(&mut self, end: &RelayEnd) -> Option<Misconfiguration> {
         let RelayEnd::Reset(Side::Redis, error) = end else { return None };
-        // A server that sends a reply, or closes its side cleanly, has accepted the client.
+        // A server that sends a reply, or closes its side cleanly, has accepted the client
+        // certificate.
         if self.moved.received > 0 || self.redis_ended_first {
             return None;
         }

@@ -42,8 +42,8 @@ impl Ends {
         Ends { app, redis: None, is_finished: false }
     }
 
-    /// Marks the connection as cleanly ended: from now on, dropping the ends closes both
-    /// connections instead of resetting them.
+    /// Notes that the connection has ended cleanly. After this call, dropping this value closes
+    /// both connections instead of resetting them.
     pub fn finish(&mut self) {
         self.is_finished = true;
     }
@@ -67,7 +67,7 @@ impl Ends {
     }
 
     /// Prepares both ends for being dropped after the relay has ended with `end`. After a failure,
-    /// waits at most [`DELIVERY`] until the bytes sent before the failure are delivered.
+    /// waits at most [`DELIVERY`] until the bytes that were sent before the failure have arrived.
     pub async fn close(&mut self, end: &RelayEnd) {
         // Ignore timeouts, because both connections are reset either way.
         match end {

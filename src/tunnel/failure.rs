@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use super::read_ahead::Heard;
 use crate::tls::{HandshakeError, Misconfiguration};
 
-/// The step in which an attempt to connect failed.
+/// The step at which an attempt to connect to Redis failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     LookUp,

@@ -50,7 +50,8 @@ impl FirstHandshake {
         if !self.has_begun.swap(true, Ordering::Relaxed) {
             return Some(First(self));
         }
-        // Each tunnel waits only once: after a timeout, later connections do not wait.
+        // The connections of a tunnel wait only once. After a timeout, later connections do not
+        // wait.
         let _ = timeout(PATIENCE.min(connect_timeout / 4), self.sessions.wait_over.wait()).await;
         self.finish();
         None

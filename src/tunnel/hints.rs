@@ -25,7 +25,7 @@ pub const NO_ANSWER: &str = "Redis may be down, starting or at its client limit,
 pub const WRONG_PASSWORD: &str = "compare the URL's user and password with those from the \
                                   provider; special characters must be percent-encoded";
 
-/// The texts that users read about a failure.
+/// A failure's reason in the metrics, and the texts about the failure that users read.
 #[derive(Debug)]
 pub struct Described {
     /// The reason under which the metrics count the failure.

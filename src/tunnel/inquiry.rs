@@ -70,7 +70,8 @@ mod tests {
         );
         assert_eq!(answers, (1, 1));
         assert_eq!(inquiry.known(), Some(1));
-        // The minute begins at the time of the question, not of the answer.
+        // An answer is valid for a minute from the time of the question, not from the time of the
+        // answer.
         advance(PERIOD - SECOND / 2 - Duration::from_millis(1)).await;
         assert_eq!(inquiry.answer(SECOND, ask(&count, SECOND)).await, 1);
         advance(Duration::from_millis(1)).await;

@@ -193,8 +193,8 @@ where
     let mut has_ended = false;
     loop {
         let accepted = if has_ended {
-            // Accept the connections that COMMAND made just before its end. Ask the kernel, because
-            // the runtime may not know of these connections yet.
+            // Accept the connections that COMMAND made just before it ended. Ask the kernel for
+            // these connections, because the runtime may not know of them yet.
             accept(listener.get_ref())
         } else {
             tokio::select! {
@@ -208,7 +208,8 @@ where
         match accepted {
             Ok(app) => drop(tokio::spawn(handle(app, guard.clone()))),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            // Try again later: a descriptor may become free when another connection ends.
+            // Try again later, because a file descriptor may become free when another connection
+            // ends.
             Err(error) => after_failed_accept(tunnel, error).await,
         }
         // Let other tasks run, because a flood of connections must not stop the drain timer.
@@ -230,7 +231,7 @@ fn accept(listener: &Socket) -> io::Result<AppStream> {
         Ok(AppStream::new(app, Some(spare)))
     });
     match accepted {
-        // accept(2) and dup(2) report a lack of descriptors even if no app connection waits.
+        // accept(2) and dup(2) report a lack of file descriptors even if no app connection waits.
         Err(error) if is_out_of_descriptors(&error) && !has_event(listener, PollFlags::POLLIN) => {
             Err(io::ErrorKind::WouldBlock.into())
         }
@@ -238,7 +239,7 @@ fn accept(listener: &Socket) -> io::Result<AppStream> {
     }
 }
 
-/// Logs and counts that an app connection could not be accepted, and pauses before the next
+/// Logs and counts a failed attempt to accept an app connection, and pauses before the next
 /// attempt.
 async fn after_failed_accept(tunnel: &Tunnel, error: io::Error) {
     // The app has closed its connection while the connection waited in the kernel (accept(2)).

@@ -39,7 +39,7 @@ thread_local! {
     static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The TCP stream below TLS.
+/// The TCP stream below TLS, with a buffer for bytes that OpenSSL has not fetched yet.
 #[derive(Debug)]
 pub struct ReadAhead {
     pub tcp: TcpStream,

@@ -56,7 +56,7 @@ async fn answer_all(app: &mut AppStream, answer: &[u8], mut owed: usize) -> io::
             Ok(Ok(read @ 1..)) => requests.count(&buffer[..read]),
             Ok(Err(error)) => return Err(error),
             Ok(Ok(0)) | Err(_) if answered => return Ok(()),
-            // An app that sends nothing, or only a part of a request, gets the error, too.
+            // An app that sends no complete request gets the error, too.
             Ok(Ok(0)) | Err(_) => 1,
         };
     }

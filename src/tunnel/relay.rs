@@ -39,7 +39,7 @@ pub trait App: Stream {
     fn broken_off(&mut self) -> Option<io::Error>;
 }
 
-/// One of the two ends of a connection.
+/// One of the two sides between which a relay moves bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     App,
@@ -60,8 +60,8 @@ pub enum RelayEnd {
     Kept(Option<io::Error>),
 }
 
-/// A relay between two streams, as a future that resolves when the relay has ended. The caller then
-/// closes or resets the streams.
+/// A relay between two streams. A relay is a future that resolves when the relay has ended. The
+/// caller must then close or reset the streams.
 pub struct Relay<'a, A, R, T> {
     app: &'a mut A,
     redis: &'a mut R,
@@ -177,7 +177,7 @@ impl<A: App, R: Stream, T: Tap> Relay<'_, A, R, T> {
             (State::WriterFailed(error), State::Closed | State::WriterFailed(_)) => {
                 Some(RelayEnd::Reset(Side::Redis, take(error)))
             }
-            // An app may close its connection before it has read every reply.
+            // The app may have closed its connection before reading every reply.
             (State::Closed, _) if self.down.is_over() => Some(RelayEnd::Closed),
             _ => None,
         }

@@ -90,7 +90,7 @@ pub async fn handshake(
     let (heard, offers_session) = (Heard::default(), sessions.is_usable());
     let is_silent = tokio::select! {
         tls = shake_hands(tunnel, connector, stream, sessions, &heard) => match tls {
-            // A server may reject the offered session, for example after its restart.
+            // A server may reject the offered session, for example after a restart of the server.
             Err(error) if offers_session && error.may_be_due_to_session() => false,
             Err(error) => return Err(Failure::in_handshake(error, &heard)),
             Ok(tls) => return Ok((tls, address)),
@@ -108,7 +108,7 @@ pub async fn handshake(
     Ok((tls.map_err(|error| Failure::in_handshake(error, &heard))?, address))
 }
 
-/// Performs one handshake. Counts a successful handshake.
+/// Performs one TLS handshake, and counts the handshake if it succeeds.
 async fn shake_hands(
     tunnel: &Tunnel,
     connector: &Connector,

@@ -30,7 +30,8 @@ pub async fn departure(app: &mut AppStream, guard: &mut DrainGuard) -> Option<io
             Ahead::Bytes if app.speaks_tls() => return None,
             Ahead::Bytes => {}
             Ahead::Failed(error) => return Some(error),
-            // The launcher reads no more bytes, so it can notice a reset, but not a close.
+            // The launcher reads no more bytes from the app, so the launcher can notice a reset,
+            // but not a close.
             Ahead::Full => break,
             Ahead::Ended => {
                 let is_half_close = app.last_ahead.is_some_and(|at| at.elapsed() < HALF_CLOSE);

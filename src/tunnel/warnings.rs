@@ -102,7 +102,8 @@ async fn write_summaries(warnings: Weak<Warnings>) {
     }
 }
 
-/// Decides which warnings are written at once, and stores the others for the next summary.
+/// The warnings since the last summary. This type decides which warnings are written at once, and
+/// stores the other warnings for the next summary.
 #[derive(Debug, Default)]
 struct Summary(BTreeMap<(&'static str, Option<&'static str>), Burst>);
 

@@ -151,7 +151,7 @@ impl Direction {
     /// Keeps the bytes that the writer has not taken. The writer wakes this task when the writer
     /// can take more bytes.
     fn keep_stalled(&mut self, bytes: &[u8]) -> Poll<()> {
-        // If there is too little memory, only this connection must end, not the launcher.
+        // A lack of memory must end only this connection, and not the launcher.
         if let Err(error) = self.stalled.try_reserve_exact(bytes.len()) {
             self.reader_ended = Some(Err(error.into()));
             return Poll::Ready(());

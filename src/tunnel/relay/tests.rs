@@ -164,7 +164,7 @@ async fn traffic_postpones_the_idle_timeout() {
     assert_eq!(started.elapsed(), timeout * 3);
 }
 
-/// A tap that keeps the connection to Redis after a reply, and records all bytes.
+/// A tap that keeps the connection to Redis after a reply, and stores all bytes that pass.
 #[derive(Default)]
 struct Keeper {
     from_app: Vec<u8>,
