@@ -1,51 +1,55 @@
-//! The commands after which a connection may be reused. All other commands end reuse.
+//! Lists the commands after which the pool may reuse a connection. After any other command, the
+//! pool does not reuse the connection.
 //!
-//! The list comes from the servers' own descriptions of their commands: COMMAND of Redis 7.0, and
-//! the release notes of Redis up to 8.6 and of Valkey up to 9.1. The list leaves out commands whose
-//! effects RESET does not undo on every server:
+//! The list is based on the output of COMMAND of Redis 7.0, and on the release notes of Redis up to
+//! 8.6 and of Valkey up to 9.1. The list leaves out commands whose effects RESET does not undo on
+//! every server:
 //!
 //! - Commands that suppress replies or cause unrequested replies: all forms of SUBSCRIBE and
 //!   UNSUBSCRIBE, MONITOR, SYNC, PSYNC, REPLCONF, CLIENT REPLY, CLIENT TRACKING (RESET does not
 //!   empty the tracking table), and CLIENT CACHING.
-//! - Other lasting changes: CLIENT NO-EVICT and NO-TOUCH (cleared only from Redis 7.2), CLIENT CAPA
-//!   and IMPORT-SOURCE (Valkey), SCRIPT DEBUG, DEBUG, PFDEBUG.
+//! - Commands that make other lasting changes: CLIENT NO-EVICT and NO-TOUCH (cleared only from
+//!   Redis 7.2), CLIENT CAPA and IMPORT-SOURCE (Valkey), SCRIPT DEBUG, DEBUG, PFDEBUG.
 //! - Commands that act on other connections, or reveal this connection's id, with which other
 //!   clients can act on this connection: CLIENT ID, INFO, LIST, KILL, UNBLOCK. (HELLO also reveals
 //!   the id, but clients need HELLO for RESP3.)
 //! - Commands that end the connection or the server: QUIT, SHUTDOWN.
-//! - Administration of a server or a cluster, such as CLIENT PAUSE. Such commands are rare, so
-//!   reuse would gain little.
+//! - Commands that administer a server or a cluster, such as CLIENT PAUSE. Such commands are rare,
+//!   so reuse after them would gain little.
 //!
-//! A command that MULTI queues counts as executed.
+//! The pool treats a command that MULTI queues like a command that was executed.
 
 use std::sync::LazyLock;
 
-/// A command's effect on its connection. Each command gets one reply.
+/// The effect of a listed command on its connection. Every listed command gets exactly one reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
     /// `RESET` clears all changes of the connection, such as its user, database, protocol, name, or
-    /// transaction. (Only `CLIENT LIST` shows the names of `CLIENT SETINFO`, which remain.)
+    /// transaction. (`RESET` does not clear the library name and version from `CLIENT SETINFO`, but
+    /// only `CLIENT LIST` shows these values.)
     Harmless,
-    /// No effect if the reply is an error, as on every server except Redis Cloud and Redis
-    /// Software. These two servers send pushes after the command. Clients send the command when
-    /// they set up a connection.
+    /// The command has no effect if the reply is an error. Only Redis Cloud and Redis Software
+    /// accept the command, and then send pushes. All other servers reply with an error. Clients
+    /// send the command when they set up a connection.
     NoneIfRefused,
 }
 
-/// The effect of the command with this name and first argument, if it is listed.
+/// Returns the effect of the command with this name and first argument, or `None` if the command is
+/// not listed.
 pub fn effect(name: &[u8], argument: Option<&[u8]>) -> Option<Effect> {
     let name = match name.iter().position(|byte| matches!(byte, b'.' | b'|')) {
         None => name,
-        // Names of modules' commands begin with the module's name and a dot.
+        // The name of a module's command begins with the module's name and a dot.
         Some(dot) if name[dot] == b'.' => &name[..=dot],
-        // The table joins a command and its subcommand with a bar, but a request does not.
+        // A request must not contain a bar, with which the table joins a command and its
+        // subcommand.
         Some(_) => return None,
     };
     let name = name.iter();
     listed(name.clone()).or_else(|| listed(name.chain(b"|").chain(argument?)))
 }
 
-/// Looks a name up in the table; case does not matter.
+/// Looks a name up in the table of commands. The case of letters does not matter.
 fn listed<'a>(name: impl Iterator<Item = &'a u8> + Clone) -> Option<Effect> {
     let name = name.map(u8::to_ascii_lowercase);
     let found = COMMANDS.binary_search_by(|other| other.bytes().cmp(name.clone()));
@@ -57,8 +61,9 @@ fn listed<'a>(name: impl Iterator<Item = &'a u8> + Clone) -> Option<Effect> {
 
 static COMMANDS: LazyLock<Vec<&str>> = LazyLock::new(|| LISTED.split(' ').collect());
 
-/// The listed commands, sorted: `command`, `container|subcommand` as in ACL rules (with nothing
-/// behind the bar: without a subcommand), or `module.` for all commands of a module.
+/// The listed commands, sorted. An entry is a command, or a command and its subcommand, joined with
+/// a bar as in ACL rules. An entry that ends with a bar is a command without a subcommand. An entry
+/// that ends with a dot stands for all commands of a module.
 const LISTED: &str = "\
     acl|cat acl|dryrun acl|genpass acl|getuser acl|help acl|list acl|users acl|whoami append \
     asking auth bf. bitcount bitfield bitfield_ro bitop bitpos blmove blmpop blpop brpop \
@@ -107,10 +112,12 @@ mod tests {
     use super::Effect::{Harmless, NoneIfRefused};
     use super::*;
 
-    /// The output of COMMAND of Redis 7.0: each command and subcommand, and its flags.
+    /// The output of COMMAND of Redis 7.0, with one line for each command or subcommand and its
+    /// flags.
     const REDIS_7_0: &str = include_str!("redis-7.0-commands.txt");
 
-    /// Commands after which a connection is not reused, although they lack the flag `admin`.
+    /// The commands after which a connection is not reused, although these commands lack the flag
+    /// `admin`. Each entry consists of a reason, and the commands to which the reason applies.
     const LEFT_OUT: &[(&str, &str)] = &[
         (
             "sends unrequested replies, or several",
@@ -124,13 +131,14 @@ mod tests {
         ("for cluster nodes only", "restore-asking"),
     ];
 
-    /// Harmless commands whose flag is `admin`.
+    /// The harmless commands that have the flag `admin`.
     const FOR_ADMINISTRATORS: &str = "acl|dryrun acl|getuser acl|list acl|users \
         cluster|count-failure-reports cluster|replicas cluster|slaves config|get latency|doctor \
         latency|graph latency|histogram latency|history latency|latest module|list slowlog|get \
         slowlog|len";
 
-    /// Commands of later versions and of modules.
+    /// The listed commands that Redis 7.0 lacks. Each entry consists of the version or module that
+    /// introduced the commands, and the commands.
     const LATER: &[(&str, &str)] = &[
         ("Redis 7.2", "client|setinfo cluster|myshardid waitaof"),
         ("Redis 7.4", "hexpire hexpireat hexpiretime hpersist hpexpire hpexpireat hpexpiretime"),

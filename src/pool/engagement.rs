@@ -5,21 +5,22 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Number of short connections within [`WINDOW`] that switches the pool on.
+/// The number of short app connections within [`WINDOW`] that switches the pool on.
 const MANY: usize = 16;
 const WINDOW: Duration = Duration::from_secs(10);
-/// Connections that last less than this are short.
+/// The duration below which an app connection counts as short.
 const SHORT: Duration = Duration::from_secs(10);
-/// The pool switches off if [`MANY`] short connections within [`WINDOW`] have not occurred for this
-/// long.
+/// The time for which the pool stays on after the app has made [`MANY`] short connections within
+/// [`WINDOW`].
 const LINGER: Duration = Duration::from_secs(60);
 
-/// Counts short app connections.
+/// A counter of short app connections, which switches the pool on and off.
 #[derive(Debug, Default)]
 pub struct Engagement {
-    /// When the latest short connections ended. The list has at most [`MANY`] entries.
+    /// The times at which the latest short connections ended. The list has at most [`MANY`]
+    /// entries.
     ends: VecDeque<Instant>,
-    /// When the pool switches off, if it has been switched on.
+    /// The time at which the pool switches off, or `None` if the pool was never switched on.
     until: Option<Instant>,
 }
 
@@ -28,8 +29,9 @@ impl Engagement {
         self.until.is_some_and(|until| now < until)
     }
 
-    /// Counts an app connection that has ended, if it was short. `lasted`: `None` if the connection
-    /// got no reply, or was not closed by the app without an error.
+    /// Counts an app connection that has ended, if this connection was short. `lasted` is the
+    /// connection's duration, or `None` if the app got no reply, or did not close the connection
+    /// without an error.
     pub fn note(&mut self, lasted: Option<Duration>, now: Instant) {
         if lasted.is_none_or(|lasted| lasted >= SHORT) {
             return;
@@ -51,7 +53,8 @@ mod tests {
 
     const GOOD: Option<Duration> = Some(Duration::from_secs(1));
 
-    /// True if the pool is on after `count` connections, one every `pause`.
+    /// True if the pool is on after `count` app connections, each of which ends `pause` after the
+    /// previous connection.
     fn is_on_after(count: usize, pause: Duration, lasted: Option<Duration>) -> bool {
         let (mut engagement, mut now) = (Engagement::default(), Instant::now());
         for _ in 0..count {
@@ -83,7 +86,7 @@ mod tests {
         for _ in 0..MANY {
             engagement.note(GOOD, start);
         }
-        // One connection every second is too few to keep the pool on.
+        // One short connection per second is not enough to keep the pool on.
         for second in 1..60 {
             engagement.note(GOOD, start + Duration::from_secs(second));
         }

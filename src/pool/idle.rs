@@ -1,4 +1,4 @@
-//! Idle connections, and the app connections that wait for an idle connection.
+//! Stores the idle connections, and the queue of app connections that wait for an idle connection.
 //!
 //! Idle connections form a stack. The pool reuses the connection at the top, which became idle
 //! last. The connection at the bottom has been idle longest.
@@ -9,21 +9,23 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-/// Time after which the launcher closes an idle connection. Heroku closes one after 300 s
-/// (<https://devcenter.heroku.com/articles/heroku-redis#timeout>).
+/// The time after which the launcher closes an idle connection. Heroku closes an idle connection
+/// after 300 s (<https://devcenter.heroku.com/articles/heroku-redis#timeout>).
 const IDLE: Duration = Duration::from_secs(30);
-/// Without `--max-connections`, this many idle connections stay for [`IDLE`]. Other processes need
-/// the plan's connections, too.
+/// The number of idle connections that stay open for [`IDLE`] if `--max-connections` is not set.
+/// The number is small, because other processes need connections to Redis, too.
 pub const FEW: usize = 2;
-/// Time after which further idle connections close.
+/// The time after which the launcher closes an idle connection beyond the number that may stay open
+/// for [`IDLE`].
 const SURPLUS_IDLE: Duration = Duration::from_secs(1);
 
-/// Idle connections of type `C`.
+/// The idle connections, and the apps that wait for an idle connection. `C` is the type of the
+/// connections.
 pub struct Idle<C> {
-    /// The connection that became idle last is at the end.
+    /// The idle connections. The connection that became idle last is at the end.
     kept: Vec<Kept<C>>,
     waiting: VecDeque<oneshot::Sender<C>>,
-    /// The number of connections that may stay for [`IDLE`].
+    /// The number of connections that may stay open for [`IDLE`].
     may_stay: usize,
 }
 
@@ -33,32 +35,34 @@ struct Kept<C> {
 }
 
 impl<C> Idle<C> {
-    /// `may_stay`: the number of connections that may stay for [`IDLE`].
+    /// Makes a value without idle connections. `may_stay` is the number of connections that may
+    /// stay open for [`IDLE`].
     pub fn new(may_stay: usize) -> Idle<C> {
         Idle { kept: Vec::new(), waiting: VecDeque::new(), may_stay }
     }
 
-    /// Takes the connection that became idle last.
+    /// Returns and removes the connection that became idle last.
     pub fn take(&mut self) -> Option<C> {
         self.kept.pop().map(|kept| kept.connection)
     }
 
-    /// Gives a connection to the app that has waited longest. If no app waits, keeps the
-    /// connection.
+    /// Gives a connection to the app that has waited longest, or keeps the connection if no app
+    /// waits.
     pub fn add(&mut self, mut connection: C, now: Instant) {
         while let Some(first) = self.waiting.pop_front() {
             match first.send(connection) {
                 Ok(()) => return,
-                // This app no longer waits.
+                // The first app in the queue no longer waits, so try the next app.
                 Err(returned) => connection = returned,
             }
         }
         self.kept.push(Kept { connection, since: now });
     }
 
-    /// Adds an app to the queue. The returned receiver gets the app's connection.
+    /// Adds an app to the queue. Returns the receiver that will get an idle connection for this
+    /// app.
     pub fn wait(&mut self) -> oneshot::Receiver<C> {
-        // Some apps no longer wait.
+        // Remove the apps that no longer wait.
         self.waiting.retain(|waiting| !waiting.is_closed());
         let (sender, receiver) = oneshot::channel();
         self.waiting.push_back(sender);
@@ -70,7 +74,8 @@ impl<C> Idle<C> {
         self.waiting.iter().any(|waiting| !waiting.is_closed())
     }
 
-    /// Closes the connections for which `is_useless` returns true. Returns their number.
+    /// Closes the connections for which `is_useless` returns true. Returns the number of closed
+    /// connections.
     pub fn remove(&mut self, is_useless: impl Fn(&C) -> bool) -> usize {
         let before = self.kept.len();
         self.kept.retain(|kept| !is_useless(&kept.connection));
@@ -82,7 +87,7 @@ impl<C> Idle<C> {
         self.kept.is_empty()
     }
 
-    /// Closes expired connections.
+    /// Closes the connections that have been idle for too long.
     pub fn expire(&mut self, now: Instant) {
         while let Some(oldest) = self.kept.first() {
             let time = if self.kept.len() > self.may_stay { SURPLUS_IDLE } else { IDLE };

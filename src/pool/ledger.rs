@@ -1,39 +1,40 @@
-//! Follows one connection's requests and replies, and finds out which replies are outstanding and
+//! Follows one connection's requests and replies. Finds out how many replies are outstanding, and
 //! whether RESET clears the effects of all requests.
 
 use super::commands::{self, Effect};
 use crate::resp::{Opaque, ReplyFramer, RequestFramer};
 
-/// After this many requests, the connection is not reused, because the cost of a handshake is small
-/// compared with the cost of the requests.
+/// The most requests after which a connection is still reused. After more requests, reuse would
+/// gain little, because a handshake costs little compared with so many requests.
 const REQUESTS: u16 = 1_000;
 
-/// Tells, at any moment, whether the connection may get another user. A ledger copies no bytes and
-/// allocates no memory.
+/// A record of one connection's requests and replies, which tells at any moment whether another app
+/// may use the connection. A ledger copies no bytes and allocates no memory.
 #[derive(Default)]
 pub struct Ledger {
     requests: RequestFramer,
     replies: ReplyFramer,
-    /// Complete requests.
+    /// The number of complete requests.
     count: u16,
-    /// Complete requests that lack a complete reply.
+    /// The number of complete requests that lack a complete reply.
     owed: u16,
-    /// If a later reply must be an error, the number of replies up to and including it; otherwise
-    /// 0.
+    /// The number of replies until a reply that must be an error, including that reply. The number
+    /// is 0 if no reply must be an error.
     refusal_in: u16,
-    /// A reply has shown that the server is a replica or not ready.
+    /// True if a reply has shown that the server is a replica or not ready.
     role_changed: bool,
-    /// No other app may use the connection.
+    /// True if no other app may use the connection.
     is_spoiled: bool,
 }
 
-/// Codes of top-level errors after which older connections must not be reused: the server has
-/// become a replica (READONLY), has lost its master (MASTERDOWN), is loading its data (LOADING), or
-/// its cluster is incomplete (CLUSTERDOWN).
+/// The codes of top-level errors after which the pool must not reuse existing connections. The
+/// server has become a replica (READONLY), has lost its master (MASTERDOWN), is loading its data
+/// (LOADING), or its cluster is incomplete (CLUSTERDOWN).
 const ROLE_CHANGES: [&[u8]; 4] = [b"READONLY", b"MASTERDOWN", b"LOADING", b"CLUSTERDOWN"];
 
-/// A request has an effect that RESET may not clear, or the bytes are not valid RESP. So no other
-/// app may use the connection, and the ledger ignores all later bytes.
+/// The error if a request has an effect that RESET may not clear, or if the bytes are not valid
+/// RESP. After this error, no other app may use the connection, and the ledger ignores all later
+/// bytes.
 struct Spoiled;
 
 impl From<Opaque> for Spoiled {
@@ -43,22 +44,23 @@ impl From<Opaque> for Spoiled {
 }
 
 impl Ledger {
-    /// Follows the app's next bytes. Call this before `received` gets their replies.
+    /// Follows the next bytes from the app. The caller must call this function before it passes the
+    /// replies to `received`.
     pub fn sent(&mut self, bytes: &[u8]) {
         if !self.is_spoiled && self.follow_requests(bytes).is_err() {
             self.is_spoiled = true;
         }
     }
 
-    /// Follows Redis's next bytes.
+    /// Follows the next bytes from Redis.
     pub fn received(&mut self, bytes: &[u8]) {
         if !self.is_spoiled && self.follow_replies(bytes).is_err() {
             self.is_spoiled = true;
         }
     }
 
-    /// True if another app may use the connection after RESET: every request is complete and has
-    /// its reply, and RESET clears the effects of all requests.
+    /// True if another app may use the connection after RESET. In this case, every request is
+    /// complete and has its reply, and RESET clears the effects of all requests.
     pub fn is_reusable(&self) -> bool {
         !self.is_spoiled && self.requests.is_at_boundary() && self.owed == 0
     }
@@ -68,7 +70,8 @@ impl Ledger {
         self.is_spoiled
     }
 
-    /// True if a reply since the last call has shown that the server is a replica or not ready.
+    /// Returns true if a reply since the last call has shown that the server is a replica or not
+    /// ready.
     pub fn take_role_change(&mut self) -> bool {
         std::mem::take(&mut self.role_changed)
     }
@@ -83,7 +86,8 @@ impl Ledger {
             self.count += 1;
             self.owed += 1;
             if effect == Effect::NoneIfRefused {
-                // No client sends a second such request before it has the reply to the first.
+                // Clients wait for the reply to such a request before they send a second such
+                // request.
                 if self.refusal_in > 0 {
                     return Err(Spoiled);
                 }
@@ -127,14 +131,15 @@ mod tests {
     use super::*;
     use crate::resp::request;
 
-    /// Bytes from one end of a connection.
+    /// The bytes that one end of a connection sends.
     #[derive(Debug, Clone)]
     enum Step {
         Sent(Vec<u8>),
         Received(Vec<u8>),
     }
 
-    /// A request; spaces separate its words.
+    /// Returns a step in which the app sends a request. Spaces separate the words in
+    /// `request_text`.
     fn sent(request_text: &str) -> Step {
         Step::Sent(request(&request_text.split(' ').collect::<Vec<_>>()))
     }
@@ -163,8 +168,8 @@ mod tests {
         }
     }
 
-    /// Returns a ledger that has followed these steps. Checks that a ledger in the same state
-    /// results if the bytes come one by one.
+    /// Returns a ledger that has followed these steps. Checks that the state is the same if the
+    /// bytes arrive one by one.
     #[track_caller]
     fn after(steps: &[Step]) -> Ledger {
         let (mut whole, mut cut) = (Ledger::default(), Ledger::default());
@@ -224,7 +229,7 @@ mod tests {
 
     #[test]
     fn an_unlisted_command_ends_reuse_even_in_multi() {
-        // The table of commands has its own test.
+        // A few commands are enough here, because the table of commands has its own test.
         for command in ["CLIENT REPLY SKIP", "SUBSCRIBE a b", "CLIENT", "SOMETHING-NEW"] {
             assert_eq!(state_after(&[sent(command)]), State::Spoiled, "{command}");
             let queued = [sent("MULTI"), received("+OK\r\n"), sent(command)];
@@ -335,8 +340,8 @@ mod tests {
         commands::effect(name, argument).map(|effect| effect == Effect::NoneIfRefused)
     }
 
-    /// Passes the pieces to a model, to a ledger, and in smaller parts to a second ledger. All
-    /// three must agree after each piece.
+    /// Passes the pieces to a model, to a ledger, and in smaller parts to a second ledger. The
+    /// model and both ledgers must agree after each piece.
     fn compare(pieces: &[(Direction, Vec<u8>)], cut: usize) -> Result<State, TestCaseError> {
         let mut model = Model::new(&must_fail);
         let (mut ledger, mut by_cut) = (Ledger::default(), Ledger::default());
@@ -356,7 +361,7 @@ mod tests {
         Ok(state(&ledger))
     }
 
-    /// Some bytes in one direction, which need not be valid RESP.
+    /// Generates bytes in one direction, which need not be valid RESP.
     fn piece() -> impl Strategy<Value = (Direction, Vec<u8>)> {
         const OF_BOTH: [&str; 10] = ["*2\r\n", "*", "$", "1", "0", "-", "\r\n", "\r", "\n", "x"];
         let of = |own: &[&'static str]| prop::sample::select([own, &OF_BOTH].concat());
@@ -404,7 +409,7 @@ mod tests {
         ]
     }
 
-    /// A valid reply that contains no push.
+    /// Generates a valid reply that contains no push.
     fn reply() -> impl Strategy<Value = Vec<u8>> {
         let bulk = |mark: char| {
             prop::collection::vec(prop::sample::select(&b"a\r\n*>$1"[..]), 0..9).prop_map(
@@ -441,7 +446,7 @@ mod tests {
         })
     }
 
-    /// A request after which the connection may be reused.
+    /// Generates a request after which the connection may be reused.
     fn harmless_request() -> impl Strategy<Value = Vec<u8>> {
         let words = prop::sample::select(vec![
             "GET",

@@ -1,8 +1,9 @@
-//! The pool: connections to Redis that several app connections use, one after another.
+//! The pool keeps connections to Redis open, so that several app connections can use the same
+//! connection one after another.
 //!
-//! [`crate::tunnel`] does not know the pool: [`serve()`] takes app connections from a tunnel's
-//! listener and relays them. A reused connection must behave exactly like a new connection. Four
-//! rules ensure this:
+//! The code in [`crate::tunnel`] does not use the pool. Instead, the pool's function [`serve()`]
+//! takes app connections from a tunnel's listener and relays them. A reused connection must behave
+//! exactly like a new connection. Four rules ensure this:
 //!
 //! - The [`ledger`] follows every byte of a connection. After the app has left, the pool keeps the
 //!   connection to Redis only if all replies have arrived, and if `RESET` clears the effects of all
@@ -10,8 +11,8 @@
 //! - When the next app connects, the pool sends `RESET` on the idle connection, and the reply must
 //!   be `+RESET` ([`supply`]).
 //! - A [`trial`] has shown that `RESET` works on this server.
-//! - The host name still resolves to the connection's address, by a lookup that began after the app
-//!   connected.
+//! - A lookup that began after the app connected has shown that the host name still resolves to the
+//!   connection's address.
 //!
 //! Under `--pool auto`, the pool is off until the app reconnects frequently ([`engagement`]).
 
@@ -39,18 +40,19 @@ use trial::{Trial, Verdict};
 use crate::tunnel::stream::TlsUpstream;
 use crate::tunnel::{Slot, Tunnel};
 
-/// The pool keeps no connection that is older than this. TLS sessions have the same limit: after an
-/// hour, the server must show its certificate again.
+/// The age at which the pool stops keeping a connection, so that the server must show its
+/// certificate again after an hour. TLS sessions have the same limit.
 const MAX_AGE: Duration = Duration::from_secs(3600);
 
-/// The setting `--pool`: when connections are reused.
+/// The value of the setting `--pool`, which tells when the pool reuses connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PoolMode {
-    /// Never: a plain tunnel.
+    /// The pool never reuses connections.
     Off,
-    /// Always, if the server passes the trial.
+    /// The pool reuses connections if the server passes the trial.
     On,
-    /// While the app reconnects frequently.
+    /// The pool reuses connections while the app reconnects frequently, if the server passes the
+    /// trial.
     Auto,
 }
 
@@ -64,18 +66,18 @@ struct State {
     engagement: Engagement,
     idle: Idle<TlsUpstream>,
     trial: Trial,
-    /// The pool keeps no connection made at or before this moment, because the server has changed
-    /// since then.
+    /// The pool keeps no connection that was made at or before this time, because the server has
+    /// changed since then.
     retired: Option<Instant>,
-    /// A task is running that closes expired idle connections.
+    /// True if a task is running that closes expired idle connections.
     is_watched: bool,
 }
 
 /// The pool's answer to an app that needs a connection to Redis.
 enum Granted {
-    /// An idle connection.
+    /// The app gets an idle connection.
     Kept(TlsUpstream),
-    /// The permission to make a new connection.
+    /// The app gets the permission to make a new connection.
     Slot(Slot),
 }
 
@@ -96,7 +98,8 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// True if the pool serves an app connection that begins now.
+    /// True if the pool is on, so that an app connection that begins now may reuse a connection to
+    /// Redis.
     fn is_on(&self, now: Instant) -> bool {
         match self.mode {
             PoolMode::Off => false,
@@ -120,22 +123,23 @@ impl Pool {
         Err(state.idle.wait())
     }
 
-    /// True if a connection made at `made` may be kept now.
+    /// True if the pool may now keep a connection that was made at the time `made`.
     fn may_keep(&self, made: Instant, now: Instant) -> bool {
         let is_on = self.is_on(now);
         let state = self.state();
         is_on && state.trial.is_passed() && state.allows(made, now)
     }
 
-    /// Keeps a connection whose user has left, or gives it to the app that has waited longest.
-    /// Returns whether the caller must start a task that closes expired connections.
+    /// Keeps a connection whose user has left, or gives the connection to the app that has waited
+    /// longest. Returns whether the caller must start a task that closes expired connections.
     fn keep(&self, upstream: TlsUpstream, now: Instant) -> bool {
         if !self.may_keep(upstream.made, now) {
             return false;
         }
         let mut state = self.state();
         if !state.idle.has_waiters() && self.tunnel.figures.count(|counts| counts.waiting) > 0 {
-            // An app that connected while the pool was off waits for this connection's slot.
+            // Do not keep the connection, because an app that connected while the pool was off
+            // waits for this connection's slot.
             return false;
         }
         state.idle.add(upstream, now);
@@ -155,9 +159,9 @@ impl Pool {
         state.is_watched
     }
 
-    /// Closes idle connections to other addresses than `addresses`, the current addresses of the
-    /// host name. Returns the number of closed connections. If this number is not zero, the name
-    /// may lead to another server now, which needs a new trial.
+    /// Closes each idle connection whose address is not among `addresses`, the current addresses of
+    /// the host name. Returns the number of closed connections. If this number is not zero, the
+    /// host name may lead to another server now, which needs a new trial.
     fn keep_only(&self, addresses: &[SocketAddr], now: Instant) -> usize {
         let is_outdated = |kept: &TlsUpstream| !leads_to(kept, addresses);
         let mut state = self.state();
@@ -168,18 +172,20 @@ impl Pool {
         outdated
     }
 
-    /// Ends the reuse of connections made at or before `made`, because the server has become a
-    /// replica, or has lost its data or its master.
+    /// Ends the reuse of connections that were made at or before the time `made`, because the
+    /// server has become a replica, or has lost its data or its master.
     fn retire(&self, made: Instant) {
         let mut state = self.state();
         state.retired = state.retired.max(Some(made));
         state.idle.remove(|kept| kept.made <= made);
     }
 
-    /// Records how a server answered a trial or `RESET`, on a connection made at `made`.
+    /// Records the verdict on a server that has answered a trial or a `RESET`. The answer came on a
+    /// connection that was made at the time `made`.
     fn judge(&self, verdict: Verdict, made: Instant, now: Instant) {
         let mut state = self.state();
-        // The name may lead to another server by now.
+        // Ignore the verdict on an outdated connection, because the host name may lead to another
+        // server by now.
         if !state.allows(made, now) {
             return;
         }
@@ -191,7 +197,8 @@ impl Pool {
 }
 
 impl State {
-    /// True if a connection made at `made` is younger than [`MAX_AGE`], and not retired.
+    /// True if a connection that was made at the time `made` is younger than [`MAX_AGE`], and was
+    /// made after the time `retired`.
     fn allows(&self, made: Instant, now: Instant) -> bool {
         self.retired.is_none_or(|retired| made > retired) && now - made < MAX_AGE
     }

@@ -17,13 +17,13 @@ use crate::tunnel::stream::TlsUpstream;
 use crate::tunnel::tap::Tap;
 use crate::tunnel::{self, DrainGuard, Listener, Tunnel};
 
-/// The interval at which expired idle connections are closed.
+/// The interval at which the pool closes expired idle connections.
 const CHECK: Duration = Duration::from_millis(250);
 
 /// Serves a tunnel until COMMAND has ended.
 ///
 /// # Errors
-/// As [`tunnel::serve`].
+/// Returns the error of [`tunnel::serve`].
 pub async fn serve(
     mode: PoolMode,
     listener: Listener,
@@ -31,7 +31,8 @@ pub async fn serve(
     guard: DrainGuard,
 ) -> io::Result<()> {
     let has_certificate = tunnel.route.trust.identity.is_some();
-    // If Redis logs clients in by their certificate, RESET would log the app in as another user.
+    // Switch the pool off, because some servers log a client in by its certificate, and RESET would
+    // then log the app in as another user.
     let mode = if has_certificate { PoolMode::Off } else { mode };
     let pool = Arc::new(Pool::new(tunnel.clone(), mode));
     let handle = |app, guard| serve_app(app, pool.clone(), guard);
@@ -47,8 +48,8 @@ async fn serve_app(app: AppStream, pool: Arc<Pool>, mut guard: DrainGuard) {
     pool.state().engagement.note(lasted, Instant::now());
 }
 
-/// Serves one app connection, and then keeps its connection to Redis if possible. Returns what
-/// [`Connection::close`] returns.
+/// Serves one app connection, and then keeps the connection to Redis if possible. Returns the
+/// result of [`Connection::close`].
 async fn with_pool(
     mut app: AppStream,
     pool: &Arc<Pool>,
@@ -78,7 +79,7 @@ fn keep(pool: &Arc<Pool>, mut upstream: TlsUpstream) {
     }
 }
 
-/// Closes expired idle connections, until none is left.
+/// Closes expired idle connections, until no idle connection is left.
 async fn close_unused(pool: Arc<Pool>) {
     while pool.expire(Instant::now()) {
         // The pause is short, because surplus connections expire after a second.
@@ -87,10 +88,10 @@ async fn close_unused(pool: Arc<Pool>) {
     debug!(at = "pool-empty", var = pool.tunnel.variable());
 }
 
-/// Follows one user's requests and replies on one connection.
+/// A tap that follows the requests of one app, and Redis's replies to these requests.
 struct PoolTap<'a> {
     pool: &'a Pool,
-    /// The time when the connection to Redis was made.
+    /// The time at which the connection to Redis was made.
     made: Instant,
     ledger: Ledger,
 }

@@ -17,12 +17,12 @@ use crate::tunnel::{Slot, attempts, queue, upstream};
 /// The time limit for the replies to a trial, and for the reply to `RESET`.
 const REPLY_LIMIT: Duration = Duration::from_secs(1);
 
-/// Why an idle connection is not reused.
+/// The reason why an idle connection is not reused.
 #[derive(Debug, Clone, Copy)]
 enum Unfit {
     /// The host name no longer resolves to the connection's address.
     Outdated,
-    /// Redis has closed the connection, or has sent bytes on it.
+    /// Redis has closed the connection, or has sent unexpected bytes.
     Touched,
     /// `RESET` got a wrong reply.
     WrongReset,
@@ -30,11 +30,11 @@ enum Unfit {
     Silent,
 }
 
-/// Gets a connection within the connect timeout, for an app that has just connected and has this
-/// spare descriptor.
+/// Gets a connection to Redis within the connect timeout, for an app that has just connected.
+/// `spare` is a file descriptor that is closed if no other descriptor is free.
 ///
 /// # Errors
-/// The last attempt's failure.
+/// Returns the failure of the last attempt.
 pub async fn supply(pool: &Pool, spare: Option<OwnedFd>) -> Result<TlsUpstream, Failure> {
     let deadline = Instant::now() + pool.tunnel.settings.connect_timeout;
     attempts::retry(&pool.tunnel, deadline, spare, || attempt(pool, deadline)).await
@@ -104,7 +104,8 @@ async fn renew(
     reset
 }
 
-/// Sends `RESET`. Redis must have sent no bytes before, and must send no bytes except the reply.
+/// Sends `RESET`, and checks the reply. Fails if Redis has sent bytes before the reply, or sends
+/// more bytes than the reply.
 async fn reset(kept: &mut TlsUpstream) -> Result<(), Unfit> {
     if !kept.is_untouched().await {
         return Err(Unfit::Touched);
@@ -119,13 +120,13 @@ async fn reset(kept: &mut TlsUpstream) -> Result<(), Unfit> {
     }
 }
 
-/// The time limit for replies before an app gets its connection. If the server is silent, enough
-/// time must be left for making another connection.
+/// Returns the time limit for Redis's replies to the pool, before the app gets the connection. If
+/// Redis is silent, enough time is left for making another connection.
 fn reply_limit(deadline: Instant) -> Duration {
     REPLY_LIMIT.min(deadline.saturating_duration_since(Instant::now()) / 2)
 }
 
-/// Makes a new connection. If a trial is due, runs it on this connection first.
+/// Makes a new connection to Redis. If a trial is due, runs the trial on this connection first.
 async fn make(pool: &Pool, slot: Slot, deadline: Instant) -> Result<TlsUpstream, Failure> {
     let tunnel = &pool.tunnel;
     let mut upstream = attempts::connect_in(tunnel, slot, deadline).await?;
@@ -136,7 +137,8 @@ async fn make(pool: &Pool, slot: Slot, deadline: Instant) -> Result<TlsUpstream,
         debug!(at = "pool-tried", var = tunnel.variable(), verdict = ?verdict);
         pool.judge(verdict, upstream.made, Instant::now());
         if verdict != Verdict::Passed {
-            // The state of the tried connection is unknown, so the app gets another connection.
+            // The trial has left this connection in an unknown state, so the app gets another
+            // connection.
             let slot = upstream.into_slot();
             upstream = attempts::connect_in(tunnel, slot, deadline).await?;
         }

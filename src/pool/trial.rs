@@ -1,9 +1,9 @@
 //! Tests a server's `RESET` before any connection is reused.
 //!
-//! The trial sends `PING`, `RESET` and `PING` on a new connection, before the app gets it. `RESET`
-//! must be confirmed, and the second `PING` must get the same reply as the first. Servers differ:
-//! Redis before 6.2 and Redis Cloud have no `RESET`, Redis 6.2 refuses `RESET` before login, and
-//! Kvrocks's `RESET` makes the client an administrator.
+//! The trial sends `PING`, `RESET` and `PING` on a new connection, before the app gets the
+//! connection. The server must confirm `RESET`, and must give the same reply to both `PING`s.
+//! Servers differ: Redis before 6.2 and Redis Cloud have no `RESET`, Redis 6.2 refuses `RESET`
+//! before login, and Kvrocks's `RESET` makes the client an administrator.
 
 use std::io;
 use std::time::Duration;
@@ -14,21 +14,22 @@ use tokio::time::Instant;
 use crate::resp;
 use crate::tunnel::stream::TlsUpstream;
 
-/// The request that resets a connection, and its reply without the line end (Redis 6.2 and later).
+/// The request that resets a connection, in Redis 6.2 and later.
 pub const RESET: &[u8] = b"*1\r\n$5\r\nRESET\r\n";
+/// The reply to `RESET`, without its line end.
 pub const RESET_DONE: &[u8] = b"+RESET";
 /// The requests of a trial. Each reply is one line.
 const REQUESTS: &[u8] = b"*1\r\n$4\r\nPING\r\n*1\r\n$5\r\nRESET\r\n*1\r\n$4\r\nPING\r\n";
-/// A server that failed is not tried again for this long.
+/// The pause before the next trial of a server that has failed a trial.
 const FAILED: Duration = Duration::from_secs(3600);
-/// Pause before the next trial if the last one had no clear result.
+/// The pause before the next trial if the last trial had no clear result.
 const UNCLEAR: Duration = Duration::from_secs(60);
 
 /// The result of a trial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Passed,
-    /// The server has no `RESET`, or its `RESET` has another effect than Redis's.
+    /// The server has no `RESET`, or its `RESET` differs from the `RESET` of Redis.
     Failed,
     /// The server did not answer, or could not serve requests during the trial.
     Unclear,
@@ -49,7 +50,7 @@ impl Verdict {
     }
 }
 
-/// Runs a trial on a new connection.
+/// Runs a trial on a new connection, and returns the verdict.
 pub async fn run(upstream: &mut TlsUpstream) -> Verdict {
     let Ok([first, reset, second]) = ask(upstream, REQUESTS).await else { return Verdict::Unclear };
     match Verdict::of(&first, &reset, &second) {
@@ -75,18 +76,18 @@ pub async fn ask<const N: usize>(
     Ok(lines)
 }
 
-/// The latest verdict on a server, and when it was reached.
+/// The latest verdict on a server, and the time of this verdict.
 #[derive(Debug, Default)]
 pub struct Trial(Option<(Verdict, Instant)>);
 
 impl Trial {
-    /// True if connections may be reused.
+    /// True if the server has passed the trial, so that connections may be reused.
     pub fn is_passed(&self) -> bool {
         matches!(self.0, Some((Verdict::Passed, _)))
     }
 
     /// Begins a trial if a trial is due; returns whether a trial began. The verdict is unclear
-    /// until the trial ends, so that no second trial begins meanwhile.
+    /// until the trial ends, so no second trial begins before then.
     pub fn begin(&mut self, now: Instant) -> bool {
         let is_due = self.0.is_none_or(|(verdict, since)| match verdict {
             Verdict::Passed => false,
@@ -103,7 +104,8 @@ impl Trial {
         self.0 = Some((verdict, now));
     }
 
-    /// Forgets the verdict, because the host name may lead to another server now.
+    /// Forgets the verdict on the server. The caller uses this function when the host name may lead
+    /// to another server.
     pub fn forget(&mut self) {
         self.0 = None;
     }
@@ -121,13 +123,13 @@ mod tests {
         for (first, reset, second, expected) in [
             ("+PONG", "+RESET", "+PONG", Passed),
             (noauth, "+RESET", noauth, Passed),
-            // The replies of Kvrocks.
+            // Kvrocks gives these replies.
             (noauth, "+RESET", "+PONG", Failed),
-            // The replies of Redis 6.2 and of KeyDB, if they demand a password.
+            // Redis 6.2 and KeyDB give these replies before login.
             (noauth, noauth, noauth, Failed),
-            // The replies of Redis 6.0, and of Sentinel.
+            // Redis before 6.2 and Sentinel give these replies.
             ("+PONG", unknown, "+PONG", Failed),
-            // The replies of a Redis where an administrator has renamed RESET.
+            // A server on which RESET was renamed gives these replies before login.
             (noauth, unknown, noauth, Failed),
             ("+PONG", "+OK", "+PONG", Failed),
             ("+PONG", "+RESET", noauth, Failed),

@@ -1,25 +1,26 @@
 //! Finds the end of each request and each reply.
 //!
-//! Each server accepts other requests that violate the protocol. For example, Redis ignores the two
-//! bytes after a bulk string, and accepts any byte after a CR. So this module accepts only requests
-//! that end at the same byte for every server: arrays of bulk strings with canonical numbers and
-//! CRLF. It accepts no arrays without a reply (`*0`, `*-1`), and no inline requests (a line of
-//! words), which no client library sends.
+//! Servers accept requests that violate the protocol, and each server reads such requests in its
+//! own way. For example, Redis ignores the two bytes after a bulk string, and accepts any byte
+//! after a CR. So this module accepts only requests that end at the same byte for every server:
+//! arrays of bulk strings with canonical numbers and CRLF. This module does not accept arrays that
+//! get no reply (`*0`, `*-1`). Nor does this module accept inline requests (lines of words), which
+//! no client library sends.
 //!
 //! Replies may use RESP2 and RESP3. This module does not accept pushes, because a push belongs to
-//! no request, and may come even inside a reply. It does not accept streamed values (`$?`, `*?`),
-//! because no server sends them.
+//! no request, and may come even inside a reply. Nor does this module accept streamed values (`$?`,
+//! `*?`), which no server sends.
 
 use super::Opaque;
 
-/// Finds requests: arrays of bulk strings.
+/// A framer that finds requests, which are arrays of bulk strings.
 pub type RequestFramer = Framer<true>;
-/// Finds replies: values of any type.
+/// A framer that finds replies, which are values of any type.
 pub type ReplyFramer = Framer<false>;
 
 /// Finds the requests or the replies in the bytes of one connection. The bytes may arrive in pieces
 /// of any size. The framer allocates no memory, and stores only the beginnings of the first two
-/// strings.
+/// strings of a request or reply.
 #[derive(Debug, Default)]
 pub struct Framer<const REQUESTS: bool> {
     part: Part,
@@ -27,45 +28,49 @@ pub struct Framer<const REQUESTS: bool> {
     mark: u8,
     /// The first byte of the current request or reply.
     first: u8,
-    /// The number that the framer is reading.
+    /// The length or count that the framer is reading, as far as its digits have arrived.
     number: Option<u32>,
-    /// The number of bytes that the current string lacks, without its line end.
+    /// The number of bytes that are still missing in the current string, not counting its line end.
     left: u32,
-    /// The number of open aggregates.
+    /// The number of aggregates, such as arrays, that are not complete yet.
     depth: u8,
-    /// The number of values that each open aggregate lacks. The outermost aggregate comes first.
+    /// The number of values that are still missing in each incomplete aggregate. The outermost
+    /// aggregate comes first.
     missing: [u32; DEPTH],
     /// The number of complete values of the current request or reply.
     count: u8,
     words: [Word; 2],
 }
 
-/// The longest word to return, in bytes. In Redis 8, the longest name of a command has 20 bytes,
-/// and the longest name of a subcommand has 21.
+/// The most bytes in a word that [`Framer::words`] returns. In Redis 8, the longest name of a
+/// command has 20 bytes, and the longest name of a subcommand has 21.
 pub const WORD: usize = 24;
 
-/// The deepest nesting to follow. COMMAND DOCS of Redis 8 has about 10 levels.
+/// The most levels of nested aggregates that a framer follows. The reply to COMMAND DOCS of Redis 8
+/// has about 10 levels.
 pub const DEPTH: usize = 16;
 
-/// The part of a value that the next byte belongs to.
+/// The part of a value to which the next byte belongs.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Part {
-    /// A new value.
+    /// The first byte of a new value.
     #[default]
     Mark,
     /// A value of one line, without its LF.
     Line,
-    /// The length or count of a value, and its line end.
+    /// The length or count of a value, up to the CR.
     Length,
+    /// The LF after a length or count.
     LengthEnd,
-    /// A string, without its line end.
+    /// The bytes of a string, without its line end.
     Body,
-    /// These bytes, which complete a value.
+    /// The bytes that must follow to complete a value.
     End(&'static [u8]),
     Opaque,
 }
 
-/// The beginning of a string or line: at most one byte more than the longest word.
+/// The first bytes of a string or line. A length of [`WORD`] + 1 bytes shows that the word is too
+/// long.
 #[derive(Debug, Default, Clone, Copy)]
 struct Word {
     bytes: [u8; WORD + 1],
@@ -88,23 +93,24 @@ impl<const REQUESTS: bool> Framer<REQUESTS> {
         result
     }
 
-    /// True if the framer is between two requests or replies.
+    /// True if the next byte begins a new request or reply.
     pub fn is_at_boundary(&self) -> bool {
         self.part == Part::Mark && self.depth == 0
     }
 
-    /// The first byte of the latest reply (`|` for a reply with attributes).
+    /// Returns the first byte of the latest reply, which is `|` if the reply has attributes.
     pub fn first(&self) -> u8 {
         self.first
     }
 
-    /// The latest request's command and first argument; `None` for a word that is longer than
-    /// [`WORD`]. A missing argument is empty.
+    /// Returns the command and the first argument of the latest request. Returns `None` for a word
+    /// that is longer than [`WORD`], and an empty word for a missing argument.
     pub fn words(&self) -> [Option<&[u8]>; 2] {
         self.words.each_ref().map(|word| Some(word.text()).filter(|text| text.len() <= WORD))
     }
 
-    /// The code of the latest reply if it is an error, for example `READONLY`.
+    /// Returns the error code of the latest reply if this reply is an error, for example
+    /// `READONLY`.
     pub fn error_code(&self) -> &[u8] {
         self.words[0].text().split(|byte| *byte == b' ').next().unwrap_or_default()
     }
@@ -158,7 +164,7 @@ impl<const REQUESTS: bool> Framer<REQUESTS> {
         let mut is_value = false;
         self.part = match (self.part, byte) {
             (Part::Mark, mark) => self.begin_value(mark)?,
-            // A null: the length is -1.
+            // The length -1 stands for a null value.
             (Part::Length, b'-')
                 if !REQUESTS && self.number.is_none() && b"$*".contains(&self.mark) =>
             {
@@ -191,7 +197,7 @@ impl<const REQUESTS: bool> Framer<REQUESTS> {
         Ok(is_value)
     }
 
-    /// Begins a value. `mark` is its first byte. Returns the part that follows.
+    /// Begins a value whose first byte is `mark`. Returns the part of the value that follows.
     fn begin_value(&mut self, mark: u8) -> Result<Part, Opaque> {
         self.mark = mark;
         if self.depth == 0 {
@@ -202,16 +208,18 @@ impl<const REQUESTS: bool> Framer<REQUESTS> {
             _ if REQUESTS && mark != [b'*', b'$'][usize::from(self.depth)] => Err(Opaque),
             b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => Ok(Part::Line),
             b'$' | b'!' | b'=' | b'*' | b'~' | b'%' | b'|' => Ok(Part::Length),
-            // Among others, `>` begins a push.
+            // The framer accepts no other value. For example, `>` begins a push.
             _ => Err(Opaque),
         }
     }
 
-    /// Begins an aggregate. Returns whether the aggregate is empty, and therefore complete.
+    /// Begins an aggregate, such as an array. Returns whether the aggregate is empty, and therefore
+    /// complete.
     fn open_aggregate(&mut self, length: u32) -> Result<bool, Opaque> {
         let values = match self.mark {
             b'%' => length.checked_mul(2).ok_or(Opaque)?,
-            // The attributes, and one value that the attributes describe.
+            // Count the names and values of the attributes, and one value that the attributes
+            // describe.
             b'|' => length.checked_mul(2).ok_or(Opaque)? + 1,
             _ => length,
         };
@@ -223,7 +231,7 @@ impl<const REQUESTS: bool> Framer<REQUESTS> {
         Ok(false)
     }
 
-    /// Counts a complete value. Returns whether the request or reply is complete, too.
+    /// Counts a complete value. Returns whether this value completes the request or reply.
     fn is_complete(&mut self) -> bool {
         self.count = self.count.saturating_add(1);
         while let Some(inner) = self.depth.checked_sub(1) {
@@ -254,8 +262,8 @@ impl Word {
     }
 }
 
-/// Appends a digit to a number in canonical form: no sign, no leading zero, at most `u32::MAX`. By
-/// default, Redis accepts strings of at most 512 MiB.
+/// Appends a digit to a number. Accepts only numbers without a sign, without leading zeros, and up
+/// to `u32::MAX`. By default, Redis accepts strings of at most 512 MiB.
 fn with_digit(number: Option<u32>, digit: u8) -> Result<Option<u32>, Opaque> {
     let digit = match digit {
         b'0'..=b'9' => u32::from(digit - b'0'),
@@ -274,8 +282,8 @@ mod tests {
     use super::*;
 
     /// Shows the bytes to one framer in one piece, and to another framer byte by byte. Both must
-    /// find the same replies. Returns the first byte of each reply, and then " opaque" after an
-    /// error.
+    /// find the same replies. Returns the first byte of each reply, followed by " opaque" if the
+    /// framers have returned an error.
     #[track_caller]
     fn replies(bytes: &[u8]) -> String {
         let frames = [bytes.len().max(1), 1].map(|size| {
@@ -431,8 +439,8 @@ mod tests {
     }
 
     /// Shows the bytes to one framer in one piece, and to another framer byte by byte. Both must
-    /// find the same requests. Returns the commands and arguments, with `?` for words that are too
-    /// long, and then the framer's state.
+    /// find the same requests. Returns the command and the first argument of each request, with `?`
+    /// for a word that is too long. The framer's state follows at the end.
     #[track_caller]
     fn requests(bytes: &[u8]) -> String {
         let word = |word: Option<&[u8]>| match word {
@@ -514,7 +522,7 @@ mod tests {
             ("PING\r\n", "opaque"),
             ("\r\n", "opaque"),
             ("$4\r\nPING\r\n", "opaque"),
-            // RESET completes the half request before it.
+            // The bytes of the request RESET complete the unfinished request that comes first.
             ("*1\r\n$4\r\nPI*1\r\n$5\r\nRESET\r\n", "PI*1,;opaque"),
         ] {
             assert_eq!(requests(bytes.as_bytes()), expected, "{bytes:?}");

@@ -1,8 +1,9 @@
-//! Redis's protocol, RESP:
+//! Reads and writes RESP, the protocol of Redis:
 //! <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
 //!
 //! [`RequestFramer`] and [`ReplyFramer`] find the end of each request and reply. Both accept only
-//! bytes that every server must read in the same way, because the pool relies on the ends.
+//! bytes that every server must read in the same way, because the pool must find the same ends as
+//! the server.
 
 mod framer;
 
@@ -14,14 +15,15 @@ pub use framer::{ReplyFramer, RequestFramer};
 
 use crate::text::printable;
 
-/// The bytes violate the protocol, or servers read them in different ways.
+/// The error for bytes that violate the protocol, or that servers read in different ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Opaque;
 
-/// The longest error, in bytes, so that it stays readable.
+/// The most bytes in an error that the launcher sends to an app. Longer errors would be hard to
+/// read.
 const LONGEST: usize = 300;
 
-/// A request: an array of bulk strings.
+/// Returns a RESP request, which is an array of bulk strings.
 pub fn request(words: &[&str]) -> Vec<u8> {
     let mut request = format!("*{}\r\n", words.len());
     for word in words {
@@ -30,7 +32,7 @@ pub fn request(words: &[&str]) -> Vec<u8> {
     request.into_bytes()
 }
 
-/// A RESP error with this text: one line of printable characters.
+/// Returns a RESP error with this text, as one line of printable characters. Cuts a long text off.
 pub fn error(text: &str) -> String {
     let line = printable(&format!("-ERR start-stunnel: {text}"));
     let mut end = line.len().min(LONGEST - 2);
@@ -40,10 +42,10 @@ pub fn error(text: &str) -> String {
     format!("{}\r\n", &line[..end])
 }
 
-/// The longest line that [`read_line`] reads, in bytes.
+/// The most bytes in a line that [`read_line`] reads.
 const LONGEST_LINE: usize = 512;
 
-/// Reads exactly one line. Returns it without CRLF.
+/// Reads exactly one line, and returns the line without its CRLF.
 ///
 /// # Errors
 /// If reading fails, or the line is longer than 512 bytes.

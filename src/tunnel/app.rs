@@ -1,8 +1,9 @@
-//! The app's end of a connection: a TCP or Unix stream.
+//! The app's end of a connection is a TCP or Unix stream. The launcher can read the app's first
+//! bytes before there is a connection to Redis.
 //!
-//! The app's first bytes show whether the app itself speaks TLS. The launcher does not send a
-//! ClientHello to Redis, because Redis takes a ClientHello for the beginning of a request and never
-//! answers.
+//! The app's first bytes show whether the app itself speaks TLS. The launcher does not pass an
+//! app's ClientHello on to Redis, because Redis would take the ClientHello for the beginning of a
+//! request and never answer.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,61 +19,65 @@ use tokio::time::{Instant, timeout};
 use super::relay::{App, Stream};
 use super::socket::{APP_PROBE_IDLE, has_hung_up, keep_alive};
 
-/// The first two bytes of a ClientHello: the record's type, and the first byte of the record's
-/// version (RFC 8446 section 5.1). No request to Redis begins with these bytes.
+/// The first two bytes of a TLS ClientHello: the type of the TLS record, and the first byte of the
+/// record's version (RFC 8446 section 5.1). No request to Redis begins with these bytes.
 const CLIENT_HELLO: [u8; 2] = [0x16, 0x03];
-/// The number of bytes that are read at once and discarded.
+/// The size of the buffer for bytes that the launcher reads and discards.
 const IGNORED: usize = 4096;
-/// Redis has this long to process the last requests of an app that closed its Unix socket. If an
-/// app closes a TCP socket, the launcher notices after the same time (tcp_fin_timeout in tcp(7)).
+/// The time that Redis has to process the last requests of an app that has closed its Unix socket.
+/// After the same time (tcp_fin_timeout in tcp(7)), the launcher notices that an app has closed a
+/// TCP socket.
 const HUNG_UP: Duration = Duration::from_secs(60);
-/// While the app waits for Redis, the launcher reads at most this many of the app's bytes ahead.
+/// The most bytes that the launcher reads from the app in total while the app waits for Redis.
 const MOST_AHEAD: usize = 16 * 1024;
-/// The most bytes that one read takes while the app waits for Redis.
+/// The most bytes that the launcher reads with one call while the app waits for Redis.
 const AHEAD_READ: usize = 4096;
 
-/// The app's stream, with the bytes that were read ahead: before there was a connection to Redis.
+/// The app's stream, together with the bytes that the launcher read ahead, that is, before there
+/// was a connection to Redis.
 pub struct AppStream {
     socket: Socket,
-    /// Whether the app speaks TLS; `None` until enough bytes have arrived. Redis decides whether
-    /// other bytes are RESP.
+    /// True if the app speaks TLS, and `None` until enough bytes have arrived to tell. If the app
+    /// does not speak TLS, only Redis checks whether the bytes are valid requests.
     speaks_tls: Option<bool>,
-    /// Bytes that were read ahead, for the next reader of the stream.
+    /// The bytes that the launcher read ahead, and that the next reader of the stream will get.
     held: Vec<u8>,
-    /// When bytes were last read ahead.
+    /// The time at which the launcher last read bytes ahead.
     pub last_ahead: Option<Instant>,
-    /// The app had closed its side when the launcher last read ahead.
+    /// True if the app had closed its side when the launcher last read ahead.
     ended: bool,
-    /// TCP keepalive probes are switched on: they find out whether an app that has closed its side
-    /// still exists.
+    /// True if TCP keepalive probes are switched on. The probes find out whether an app that has
+    /// closed its side still exists.
     is_probed: bool,
-    /// When the launcher noticed that the app has closed both directions of its Unix socket.
+    /// The time at which the launcher noticed that the app has closed both directions of its Unix
+    /// socket.
     hung_up: Option<Instant>,
-    /// A descriptor that is reserved for the connection to Redis.
+    /// A file descriptor that is reserved for the connection to Redis.
     pub spare: Option<OwnedFd>,
 }
 
-/// The result of reading ahead.
+/// The result of reading bytes from an app that waits for Redis.
 #[derive(Debug)]
 pub enum Ahead {
-    /// More bytes were read.
+    /// The launcher has read more bytes.
     Bytes,
-    /// Nothing was read, because [`MOST_AHEAD`] bytes have been read ahead already.
+    /// The launcher read nothing, because it has already read [`MOST_AHEAD`] bytes ahead.
     Full,
     /// The app has closed its side.
     Ended,
-    /// The app's connection is broken.
+    /// Reading failed, because the app's connection is broken.
     Failed(io::Error),
 }
 
 pub enum Socket {
-    /// The stream and the app's address.
+    /// A TCP stream and the app's address.
     Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
 }
 
 impl AppStream {
-    /// `spare`: a descriptor that is reserved for the connection to Redis.
+    /// Wraps the socket of an app that has just connected. `spare` is a file descriptor that is
+    /// reserved for the connection to Redis.
     pub fn new(socket: Socket, spare: Option<OwnedFd>) -> AppStream {
         AppStream {
             socket,
@@ -86,7 +91,8 @@ impl AppStream {
         }
     }
 
-    /// The app's address, or its process if the connection is a Unix socket, for the log.
+    /// Returns the app's address for the log, or the app's process ID if the connection is a Unix
+    /// socket.
     pub fn peer(&self) -> String {
         match &self.socket {
             Socket::Tcp(_, address) => address.to_string(),
@@ -97,7 +103,8 @@ impl AppStream {
         }
     }
 
-    /// The stream if it is TCP; `None` for a Unix socket, which cannot be reset (unix(7)).
+    /// Returns the stream if it is TCP, and `None` if it is a Unix socket, which cannot be reset
+    /// (unix(7)).
     pub fn tcp(&self) -> Option<&TcpStream> {
         match &self.socket {
             Socket::Tcp(stream, _) => Some(stream),
@@ -105,17 +112,17 @@ impl AppStream {
         }
     }
 
-    /// The error if the app has reset its TCP connection.
+    /// Returns the error if the app has reset its TCP connection.
     pub fn reset_error(&self) -> Option<io::Error> {
         self.tcp()?.take_error().ok()?
     }
 
-    /// True if the app speaks TLS. Then reading from the stream fails.
+    /// True if the app speaks TLS. In this case, reading from the stream fails.
     pub fn speaks_tls(&self) -> bool {
         self.speaks_tls == Some(true)
     }
 
-    /// Reads ahead: reads bytes from the app before there is a connection to Redis.
+    /// Reads bytes ahead, that is, before there is a connection to Redis.
     pub fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Ahead> {
         if self.ended {
             return Poll::Ready(Ahead::Ended);
@@ -142,8 +149,9 @@ impl AppStream {
     }
 
     /// Closes the connection of an app that speaks TLS. Reads the app's bytes first, because
-    /// closing with unread bytes is a reset (RFC 1122 section 4.2.2.13). After a clean end, most
-    /// clients report that TLS was not established; after a reset, they would not mention TLS.
+    /// closing a socket with unread bytes resets the connection (RFC 1122 section 4.2.2.13). After
+    /// a clean end, most clients report that TLS was not established. After a reset, their error
+    /// would not mention TLS.
     ///
     /// # Errors
     /// If the app is gone.
@@ -151,8 +159,8 @@ impl AppStream {
         let mut ignored = [0; IGNORED];
         let arrived =
             async { while let Ok(1..) = self.socket.stream().read(&mut ignored).await {} };
-        // Read only the bytes that have arrived, within the task's budget. If more bytes arrive
-        // later, the app gets a reset.
+        // Read only bytes that have already arrived, and only as many as tokio's budget for a task
+        // allows. If more bytes arrive later, the app gets a reset.
         let _ = timeout(Duration::ZERO, arrived).await;
         self.shutdown().await
     }
@@ -272,7 +280,7 @@ mod tests {
                 match tokio::time::timeout(Duration::from_millis(10), reading).await {
                     Ok(Ok(count)) => read.extend(&buffer[..count]),
                     Ok(Err(_)) => return (read, true),
-                    Err(_) => {} // It is held back.
+                    Err(_) => {} // The app's first byte may begin a ClientHello.
                 }
             }
             drop(far);

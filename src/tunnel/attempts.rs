@@ -1,4 +1,4 @@
-//! Connects within the connect timeout, with retries if `--connect-retry` is set.
+//! Connects to Redis within the connect timeout, with retries if `--connect-retry` is set.
 
 use std::future::Future;
 use std::os::fd::OwnedFd;
@@ -11,26 +11,27 @@ use super::limit::Slot;
 use super::stream::TlsUpstream;
 use super::{Tunnel, queue, upstream};
 
-/// The upper bound of the first random pause. The bound doubles with each failure up to
-/// `LONGEST_PAUSE`.
+/// The longest random pause after the first failed attempt. The longest pause doubles with each
+/// further failure, up to `LONGEST_PAUSE`.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// After the launcher has closed a connection, Redis has this long to notice that the number of its
-/// clients is below its limit again.
+/// The time that Redis gets to notice that the launcher has closed a connection, and that the
+/// number of clients is therefore below the limit again.
 const PAUSE_FOR_REDIS: Duration = Duration::from_millis(50);
 
-/// The pause before the next attempt. The pause is random up to an upper bound (full jitter), so
-/// that many launchers do not retry at the same moment
+/// Returns the pause before the next attempt. The pause is random up to an upper bound (full
+/// jitter), so that many launchers do not retry at the same moment
 /// (<https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>).
 fn pause_after(failures: u32, random: &mut fastrand::Rng) -> Duration {
     let longest = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures - 1));
     longest.min(LONGEST_PAUSE).mul_f64(random.f64())
 }
 
-/// Makes a connection until `deadline`. `spare` is a descriptor to close if no descriptor is free.
+/// Makes a connection to Redis before `deadline`. `spare` is a file descriptor that this function
+/// closes if no other descriptor is free.
 ///
 /// # Errors
-/// The failure of the last attempt.
+/// Returns the failure of the last attempt.
 pub async fn connect(
     tunnel: &Tunnel,
     deadline: Instant,
@@ -43,11 +44,11 @@ pub async fn connect(
     .await
 }
 
-/// Makes one attempt, or with `--connect-retry` attempts until `deadline`. If no descriptor is
-/// free, closes `spare` and makes the next attempt at once.
+/// Makes one attempt. With `--connect-retry`, repeats failed attempts until `deadline`. If no file
+/// descriptor is free, closes `spare` and makes the next attempt at once.
 ///
 /// # Errors
-/// The failure of the last attempt.
+/// Returns the failure of the last attempt.
 pub async fn retry<T, A>(
     tunnel: &Tunnel,
     deadline: Instant,
@@ -63,7 +64,8 @@ where
             Err(failure) => failure,
             connected => return connected,
         };
-        // If no descriptor is free, a name lookup may fail with an error that does not say so.
+        // If no file descriptor is free, a name lookup may fail with an error that does not mention
+        // descriptors.
         let is_last = |spare: &OwnedFd| spare.try_clone().is_err();
         if spare.as_ref().is_some_and(|spare| failure.is_out_of_descriptors() || is_last(spare)) {
             spare = None;
@@ -81,10 +83,10 @@ where
     }
 }
 
-/// Makes a connection that holds `slot`.
+/// Makes a connection to Redis that holds `slot`.
 ///
 /// # Errors
-/// The failure of the last attempt.
+/// Returns the failure of the last attempt.
 pub async fn connect_in(
     tunnel: &Tunnel,
     slot: Slot,

@@ -14,8 +14,9 @@ pub fn is_error(reply: &[u8]) -> bool {
     reply.starts_with(ERROR)
 }
 
-/// The hint if the server closes a connection without a reason while this launcher has `alive`
-/// other connections. `down` is the other possible cause.
+/// Returns the hint about a server that closed a connection without a reason, while this launcher
+/// has `alive` other connections to the server. `down` is a text that says that the server may be
+/// down instead.
 pub fn suspicion(alive: u64, down: &str) -> String {
     let remedy = remedy();
     match alive {
@@ -29,7 +30,7 @@ pub fn suspicion(alive: u64, down: &str) -> String {
     }
 }
 
-/// The advice when Redis is at its client limit.
+/// Returns the advice for a user whose Redis is at its client limit.
 pub fn remedy() -> String {
     format!(
         "limit the connections of each process with {}, so that all processes together fit the \

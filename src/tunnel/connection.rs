@@ -1,4 +1,4 @@
-//! One connection's life: get an upstream, relay, close both sides.
+//! Serves one app connection: gets a connection to Redis, relays bytes, and closes both sides.
 
 use std::future::Future;
 use std::io;
@@ -25,8 +25,8 @@ use crate::tls::{Misconfiguration, is_own_failure};
 /// The error in the log and on the status page if Redis closes a connection instead of answering.
 const UNANSWERED: &str = "the server closed the connection without an answer";
 
-/// Serves one app connection over a new connection to Redis. Returns what [`Connection::close`]
-/// returns.
+/// Serves one app connection over a new connection to Redis. Returns the result of
+/// [`Connection::close`].
 pub async fn serve(
     mut app: AppStream,
     tunnel: &Tunnel,
@@ -41,14 +41,14 @@ pub async fn serve(
     Box::pin(connection.close(end)).await
 }
 
-/// An app connection, from accept to close.
+/// An app connection that the launcher has accepted, together with its connection to Redis.
 pub struct Connection<'t> {
     tunnel: &'t Tunnel,
     arrival: Arrival,
     pub ends: Ends,
     moved: Progress,
     address: Option<SocketAddr>,
-    /// Redis closed its side before the app closed its own.
+    /// True if Redis closed its side before the app closed the app's side.
     pub redis_ended_first: bool,
 }
 
@@ -62,7 +62,8 @@ impl<'t> Connection<'t> {
     }
 
     /// Waits for `upstream`, a connection to Redis. Returns `None` if connecting fails, or if the
-    /// app leaves meanwhile. In both cases, the app connection has ended, and its end is logged.
+    /// app closes its connection before then. In both cases, this function has ended the app
+    /// connection, and has logged its end.
     pub async fn connect(
         &mut self,
         upstream: impl Future<Output = Result<TlsUpstream, Failure>>,
@@ -90,7 +91,7 @@ impl<'t> Connection<'t> {
         None
     }
 
-    /// Relays between the app and Redis.
+    /// Moves bytes between the app and Redis until the relay ends.
     pub async fn relay<T: Tap>(&mut self, mut upstream: TlsUpstream, tap: &mut T) -> RelayEnd {
         upstream.set_state(UpstreamState::Relaying);
         self.address = Some(upstream.address);
@@ -104,9 +105,9 @@ impl<'t> Connection<'t> {
         end
     }
 
-    /// Closes or resets each side as the other side did, and logs the end. Returns how long the
-    /// connection lasted if Redis had answered, and the app closed the connection without an error
-    /// before Redis did.
+    /// Closes both sides after a clean end, or resets both sides after a failure, and logs the end.
+    /// Returns how long the connection lasted if Redis had answered, and if the app closed the
+    /// connection without an error before Redis closed it. Otherwise, returns `None`.
     pub async fn close(mut self, end: RelayEnd) -> Option<Duration> {
         if self.ends.app.speaks_tls() {
             self.end_tls_app().await;
@@ -123,7 +124,8 @@ impl<'t> Connection<'t> {
             self.fail(Failure::Internal(io::Error::other(error.to_string()))).await;
         }
         self.ends.close(&end).await;
-        // Close this connection first, because the hint counts the launcher's connections.
+        // Close the connection to Redis first, because the hint shows the number of the launcher's
+        // open connections.
         self.ends.let_go_of_redis();
         if self.is_unanswered(&end) {
             self.unanswered();
@@ -131,11 +133,12 @@ impl<'t> Connection<'t> {
         self.closed(&end)
     }
 
-    /// If the server refused the client's certificate after the handshake, asks the server for the
-    /// reason. This closes the connection.
+    /// Asks the server for the reason if the server may have refused the client certificate after
+    /// the handshake. To do so, this function closes the connection to the server.
     async fn explain_late_refusal(&mut self, end: &RelayEnd) -> Option<Misconfiguration> {
         let RelayEnd::Reset(Side::Redis, error) = end else { return None };
-        // A server that sends a reply, or closes its side cleanly, has accepted the client.
+        // A server that sends a reply, or closes its side cleanly, has accepted the client
+        // certificate.
         if self.moved.received > 0 || self.redis_ended_first {
             return None;
         }
@@ -144,7 +147,7 @@ impl<'t> Connection<'t> {
         late_refusal::behind(self.tunnel, error).await
     }
 
-    /// True if Redis closed the connection instead of answering.
+    /// True if Redis closed the connection instead of answering the app's requests.
     fn is_unanswered(&self, end: &RelayEnd) -> bool {
         let by_redis = match end {
             RelayEnd::Reset(Side::Redis, error) => is_hang_up(error) && !is_own_failure(error),
@@ -154,9 +157,9 @@ impl<'t> Connection<'t> {
     }
 }
 
-/// Reports how the connection ended, to the figures, the log and the app.
+/// The following functions report the end of a connection to the figures, the log and the app.
 impl Connection<'_> {
-    /// Counts and logs the end of the app connection. Returns what [`Connection::close`] returns.
+    /// Counts and logs the end of the app connection. Returns the result of [`Connection::close`].
     fn closed(mut self, end: &RelayEnd) -> Option<Duration> {
         let (counted, reason, error) = match end {
             RelayEnd::Closed | RelayEnd::Kept(None) => (CloseReason::Closed, "closed", None),
@@ -186,8 +189,9 @@ impl Connection<'_> {
         (closed_by_app && self.moved.received > 0).then_some(lasted)
     }
 
-    /// Counts and logs why there is no connection to Redis. If a setting is wrong, the app gets an
-    /// error. During an outage, the app gets no error, as without a tunnel.
+    /// Counts and logs the reason why connecting to Redis failed. If a setting is wrong, the app
+    /// gets a Redis error. During an outage, the app gets no Redis error, because no server would
+    /// send one without a tunnel.
     async fn fail(&mut self, failure: Failure) {
         let tunnel = self.tunnel;
         let Described { reason, error, hint } = failure.describe(tunnel);
@@ -225,8 +229,8 @@ impl Connection<'_> {
         self.tunnel.warn(Event::AppSpeaksTls, None, &error, hints::APP_SPEAKS_TLS);
     }
 
-    /// Counts and logs that the app has closed or reset its connection while it waited for Redis.
-    /// `reset` is the error of a reset.
+    /// Counts and logs an app connection that the app closed or reset while waiting for Redis.
+    /// `reset` is the error if the app reset the connection.
     fn abandoned(&mut self, reset: Option<&io::Error>) {
         self.arrival.closed(CloseReason::Abandoned);
         info!(
@@ -238,9 +242,9 @@ impl Connection<'_> {
         );
     }
 
-    /// Counts and logs that Redis closed the connection instead of answering. A TLS proxy does this
-    /// if the Redis behind it is down or at its client limit, because a reset overtakes Redis's
-    /// error.
+    /// Counts and logs a connection that Redis closed instead of answering. A TLS proxy closes a
+    /// connection in this way if the Redis behind the proxy is down or at its client limit, because
+    /// a reset overtakes Redis's error.
     fn unanswered(&self) {
         let hint = hints::unanswered(self.tunnel);
         self.tunnel.warn(Event::Unanswered, None, UNANSWERED, &hint);

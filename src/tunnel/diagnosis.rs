@@ -11,23 +11,25 @@ use tokio::time::sleep;
 use super::Tunnel;
 use super::read_ahead::Heard;
 
-/// If a server is silent for this long during the handshake, the launcher tests whether the server
-/// speaks plaintext. A plaintext Redis stays silent, because it takes a ClientHello for the
+/// The time of silence during the handshake after which the launcher tests whether the server
+/// speaks plaintext. A Redis without TLS stays silent, because it takes a ClientHello for the
 /// beginning of a request.
 const SILENCE: Duration = Duration::from_secs(1);
-/// The time limit for a reply in plaintext.
+/// The time limit for a server's reply to a plaintext request.
 const ANSWER: Duration = Duration::from_secs(1);
+
 /// Waits until the server at `address` has been silent for [`SILENCE`], and tests whether the
-/// server speaks plaintext. Returns if the server does, or if `--max-connections` allows no extra
-/// connection for the test. If the server speaks TLS, this future never resolves, so that a slow
-/// handshake can go on.
+/// server speaks plaintext. Returns if the server speaks plaintext, or if `--max-connections`
+/// allows no extra connection for the test. If the server speaks TLS, this future never resolves,
+/// so that a slow handshake can go on.
 pub async fn question_silence(tunnel: &Tunnel, address: SocketAddr, heard: &Heard) {
     sleep(SILENCE).await;
     let may_be_plaintext = match tunnel.plaintext.known() {
         _ if heard.anything() => false,
         Some(answer) => answer == Some(address),
         None => match tunnel.limit.try_slot() {
-            // The slot becomes free after the test, because the handshake may take long.
+            // This slot becomes free right after the test, because the handshake may still take
+            // long.
             Some(_slot) => speaks_plaintext(tunnel, address).await,
             None => true,
         },

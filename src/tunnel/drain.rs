@@ -1,18 +1,19 @@
-//! The drain: after COMMAND's end, connections deliver what COMMAND has written.
+//! During the drain, which begins when COMMAND ends, connections deliver the bytes that COMMAND has
+//! already written.
 
 use tokio::sync::{mpsc, watch};
 
-/// Each connection and each listener holds a guard, which tells its holder when COMMAND has ended.
-/// The drain lasts until all guards are dropped.
+/// A guard that each connection and each listener holds. The guard tells its holder when COMMAND
+/// has ended, and the drain lasts until all guards are dropped.
 #[derive(Debug, Clone)]
 pub struct DrainGuard {
-    /// This sender sends no messages. The drain waits until all senders are dropped.
+    /// A sender that never sends a message. The drain ends when all such senders are dropped.
     #[expect(dead_code, reason = "dropping it is what counts")]
     alive: mpsc::Sender<()>,
     command_ended: watch::Receiver<bool>,
 }
 
-/// The launcher's side of the drain.
+/// The part of the drain that waits until all [`DrainGuard`]s are dropped.
 #[derive(Debug)]
 pub struct Drain {
     all_done: mpsc::Receiver<()>,
@@ -27,15 +28,15 @@ impl DrainGuard {
         (DrainGuard { alive, command_ended }, drain)
     }
 
-    /// Waits for COMMAND's end, or for the end of the launcher.
+    /// Waits until COMMAND has ended, or the launcher is ending.
     pub async fn command_ended(&mut self) {
         let _ = self.command_ended.wait_for(|ended| *ended).await;
     }
 }
 
 impl Drain {
-    /// Tells all holders of guards that COMMAND has ended, and waits until they have dropped their
-    /// guards. The caller must drop its own [`DrainGuard`] first.
+    /// Tells all holders of guards that COMMAND has ended, and waits until all guards are dropped.
+    /// The caller must drop its own [`DrainGuard`] first.
     pub async fn finish(mut self) {
         self.command_ended.send_replace(true);
         let _ = self.all_done.recv().await;
@@ -86,7 +87,7 @@ mod tests {
         tokio::spawn(async move {
             let mut guard = guard;
             guard.command_ended().await;
-            // A connection that was accepted after COMMAND's end.
+            // This guard stands for a connection that was accepted after COMMAND's end.
             let late = guard.clone();
             drop(guard);
             sleep(Duration::from_secs(2)).await;

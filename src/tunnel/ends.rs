@@ -1,4 +1,5 @@
-//! Both ends of a connection, from the app and to Redis, and the ways to close each end.
+//! Closes or resets the two ends of a connection: the connection from the app, and the connection
+//! to Redis.
 
 use std::time::Duration;
 
@@ -12,26 +13,26 @@ use super::socket::reset_on_close;
 use super::stream::TlsUpstream;
 use crate::system::socket::unacknowledged;
 
-/// If Redis sends no bytes for this long, the launcher assumes that Redis has answered all
+/// The time without bytes from Redis after which the launcher assumes that Redis has answered all
 /// requests.
 const QUIET: Duration = Duration::from_millis(50);
 /// The time limit for Redis to answer the last requests of an app whose connection broke. Without
-/// this limit, the replies to a subscription would never end.
+/// this limit, the launcher would wait forever for the end of the replies to a subscription.
 const LONGEST_UNREST: Duration = Duration::from_secs(1);
 /// The time limit for delivering the bytes that were sent before a failure.
 const DELIVERY: Duration = Duration::from_secs(5);
 /// The interval at which the launcher checks whether the peer has acknowledged the last bytes.
 const FLUSH_CHECK: Duration = Duration::from_millis(5);
-/// The number of bytes that are read at once and discarded.
+/// The size of the buffer for bytes that the launcher reads and discards.
 const IGNORED: usize = 4096;
 
-/// Both ends of a connection. Dropping the ends resets both connections, unless [`Ends::finish`]
-/// was called, because a failure, a panic or the drain timeout must not look like a clean end of
-/// stream.
+/// The connection from the app and the connection to Redis. Dropping this value resets both
+/// connections, unless [`Ends::finish`] was called, because a failure, a panic or the drain timeout
+/// must not look like a clean end of stream.
 pub struct Ends {
     pub app: AppStream,
-    /// The connection to Redis. `None` before this connection is made, and after it was closed or
-    /// taken for another app.
+    /// The connection to Redis, or `None` before this connection is made, and after this connection
+    /// was closed or taken for another app.
     pub redis: Option<TlsUpstream>,
     is_finished: bool,
 }
@@ -41,8 +42,8 @@ impl Ends {
         Ends { app, redis: None, is_finished: false }
     }
 
-    /// Marks the connection as cleanly ended: from now on, dropping the ends closes both
-    /// connections instead of resetting them.
+    /// Notes that the connection has ended cleanly. After this call, dropping this value closes
+    /// both connections instead of resetting them.
     pub fn finish(&mut self) {
         self.is_finished = true;
     }
@@ -56,7 +57,8 @@ impl Ends {
         }
     }
 
-    /// Closes the connection to Redis cleanly. No bytes may be waiting to be sent.
+    /// Closes the connection to Redis cleanly. The caller must make sure that no bytes wait to be
+    /// sent.
     pub async fn close_unused_redis(&mut self) {
         if let Some(mut redis) = self.redis.take() {
             // The socket's send buffer is empty, so close_notify fits into the buffer at once.
@@ -65,7 +67,7 @@ impl Ends {
     }
 
     /// Prepares both ends for being dropped after the relay has ended with `end`. After a failure,
-    /// waits at most [`DELIVERY`] until the bytes sent before the failure are delivered.
+    /// waits at most [`DELIVERY`] until the bytes that were sent before the failure have arrived.
     pub async fn close(&mut self, end: &RelayEnd) {
         // Ignore timeouts, because both connections are reset either way.
         match end {
@@ -80,7 +82,8 @@ impl Ends {
                 }
             }
             RelayEnd::Reset(Side::Redis, _) => {
-                // With a Unix socket, the app gets all bytes even after the launcher has closed it.
+                // With a Unix socket, the app gets all bytes even after the launcher has closed the
+                // socket.
                 if let Some(tcp) = self.app.tcp() {
                     let _ = timeout(DELIVERY, acknowledged(tcp)).await;
                 }

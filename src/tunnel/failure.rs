@@ -1,4 +1,5 @@
-//! The reasons why there is no connection to Redis. [`super::hints`] describes them for users.
+//! Lists the reasons why connecting to Redis fails. [`super::hints`] describes these reasons for
+//! users.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -8,25 +9,26 @@ use nix::errno::Errno;
 use super::read_ahead::Heard;
 use crate::tls::{HandshakeError, Misconfiguration};
 
-/// The step in which an attempt to connect failed.
+/// The step at which an attempt to connect to Redis failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     LookUp,
     Tcp,
     Tls,
-    /// The TLS handshake, if the server closed the connection before it sent a byte.
+    /// The TLS handshake failed because the server closed the connection before sending a byte.
     Unanswered,
 }
 
-/// The reason why there is no connection to Redis.
+/// The reason why connecting to Redis failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// Redis or the network is down. The app's connection is closed, as without a tunnel.
+    /// Redis or the network is down. The launcher closes the app's connection without a Redis
+    /// error, because the app would not get such an error without a tunnel either.
     Outage(Step, io::Error),
-    /// A setting is wrong. The app gets a Redis error.
+    /// A setting is wrong. The launcher answers the app's requests with a Redis error.
     Misconfigured(Misconfiguration),
-    /// OpenSSL failed, for example for lack of memory. The app's connection is closed as at an
-    /// outage, because such a failure may be temporary.
+    /// OpenSSL failed, for example because memory was short. The launcher closes the app's
+    /// connection without a Redis error, because the failure may be temporary.
     Internal(io::Error),
     /// All connections that this limit allows were in use until the connect timeout expired.
     QueueTimeout(NonZeroUsize),
@@ -37,7 +39,8 @@ impl Failure {
         Failure::Outage(step, io::ErrorKind::TimedOut.into())
     }
 
-    /// The failure of a handshake. `heard` tells whether the server has sent a byte.
+    /// Returns the failure that an error of a handshake causes. `heard` tells whether the server
+    /// has sent a byte.
     pub fn in_handshake(error: HandshakeError, heard: &Heard) -> Failure {
         match error {
             HandshakeError::Broken(error) if is_hang_up(&error) && !heard.anything() => {
@@ -62,25 +65,27 @@ impl Failure {
         matches!(self, Failure::Outage(Step::Unanswered, _))
     }
 
-    /// True if the launcher has no free descriptor.
+    /// True if connecting failed because the launcher has no free file descriptor.
     pub fn is_out_of_descriptors(&self) -> bool {
         matches!(self, Failure::Outage(_, error) if is_out_of_descriptors(error))
     }
 }
 
-/// True if the other side closed or reset the connection.
+/// True if the error shows that the other side closed or reset the connection.
 pub fn is_hang_up(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     matches!(error.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe)
 }
 
-/// True if the process (EMFILE) or the system (ENFILE) has no descriptor left.
+/// True if the error shows that the process (EMFILE) or the system (ENFILE) has no free file
+/// descriptor.
 pub fn is_out_of_descriptors(error: &io::Error) -> bool {
     let code = error.raw_os_error();
     code == Some(Errno::EMFILE as i32) || code == Some(Errno::ENFILE as i32)
 }
 
-/// True if the system refuses to start a thread: see [`crate::threads`].
+/// True if the error shows that the system refused to start a thread, as [`crate::threads`]
+/// describes.
 pub fn is_out_of_threads(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::EAGAIN as i32)
 }

@@ -1,9 +1,9 @@
-//! A tunnel's first TLS handshake runs alone, and the tunnel's other connections wait briefly for
-//! it, so that they can resume its session.
+//! A tunnel's first TLS handshake runs alone. The tunnel's other connections wait briefly for this
+//! handshake, so that they can resume the session of the first connection.
 //!
-//! Waiting saves CPU time at Redis if many apps connect at once. With this rule, Redis needs 0.78
-//! times the CPU time that it needs behind nginx; without this rule, 1.2 times
-//! (docs/performance.md).
+//! Waiting saves CPU time at Redis if many apps connect at once. If the other connections wait,
+//! Redis needs 0.78 times the CPU time that it needs behind nginx. If they do not wait, Redis needs
+//! 1.2 times that CPU time (docs/performance.md).
 
 use std::future::Future;
 use std::pin::pin;
@@ -15,14 +15,14 @@ use tokio::time::timeout;
 
 use crate::tls::Sessions;
 
-/// Other connections wait at most this long for the first handshake. If the connect timeout is
-/// short, they wait at most a quarter of the connect timeout.
+/// The longest time that other connections wait for the first handshake. If the connect timeout is
+/// short, other connections wait at most a quarter of the connect timeout.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// If the TCP connect takes longer than this, the server is far away, and other connections do not
-/// wait for the first handshake.
+/// The duration of a TCP connect above which the server counts as far away. Other connections do
+/// not wait for the first handshake with such a server.
 const SLOW_TCP: Duration = Duration::from_millis(80);
 
-/// Lets one connection of a tunnel make the first handshake.
+/// Lets one connection of a tunnel make the first handshake, while other connections wait.
 #[derive(Debug)]
 pub struct FirstHandshake {
     has_begun: AtomicBool,
@@ -34,7 +34,8 @@ impl FirstHandshake {
         FirstHandshake { has_begun: AtomicBool::new(false), sessions }
     }
 
-    /// Ends the wait for all connections, including later connections.
+    /// Ends the wait of all connections for the first handshake. Later connections do not wait
+    /// either.
     pub fn finish(&self) {
         // Setting the value fails only if the wait is over already.
         let _ = self.sessions.wait_over.set(());
@@ -49,7 +50,8 @@ impl FirstHandshake {
         if !self.has_begun.swap(true, Ordering::Relaxed) {
             return Some(First(self));
         }
-        // Each tunnel waits only once: after a timeout, later connections do not wait.
+        // The connections of a tunnel wait only once. After a timeout, later connections do not
+        // wait.
         let _ = timeout(PATIENCE.min(connect_timeout / 4), self.sessions.wait_over.wait()).await;
         self.finish();
         None
@@ -79,7 +81,7 @@ impl First<'_> {
         }
     }
 
-    /// Call this when the handshake has succeeded. The other connections keep waiting for the
+    /// Disarms the guard after a successful handshake. The other connections keep waiting for the
     /// session, which a server sends after the handshake (RFC 8446 section 4.6.1).
     pub fn succeeded(self) {
         std::mem::forget(self);

@@ -1,5 +1,5 @@
-//! The texts about failures for users: `error=` and `hint=` in the log, the error for the app, and
-//! the advice of `--check`.
+//! Writes the texts about failures that users read: `error=` and `hint=` in the log, the error that
+//! the app gets, and the advice of `--check`.
 
 use std::io;
 use std::net::IpAddr;
@@ -12,23 +12,23 @@ use crate::figures::{Event, FailureReason};
 use crate::names;
 use crate::tls::{Flaw, Misconfiguration};
 
-/// The hint if an app speaks TLS itself.
+/// The hint about an app that speaks TLS itself.
 pub const APP_SPEAKS_TLS: &str = "remove TLS from the client's settings: ssl=True (redis-py), tls: \
                                   {} (ioredis), socket.tls (node-redis), ssl: true and ssl_params \
                                   (Ruby), or remove the code that changes the URL back to \
                                   rediss://";
 
-/// The advice if Redis does not answer a request of `--check`.
+/// The advice of `--check` if Redis does not answer a request.
 pub const NO_ANSWER: &str = "Redis may be down, starting or at its client limit, behind a TLS \
                              proxy that is up";
-/// The advice if Redis refuses the URL's password.
+/// The advice of `--check` if Redis refuses the URL's password.
 pub const WRONG_PASSWORD: &str = "compare the URL's user and password with those from the \
                                   provider; special characters must be percent-encoded";
 
-/// The texts that users read about a failure.
+/// A failure's reason in the metrics, and the texts about the failure that users read.
 #[derive(Debug)]
 pub struct Described {
-    /// The reason in the metrics.
+    /// The reason under which the metrics count the failure.
     pub reason: FailureReason,
     pub error: String,
     pub hint: String,
@@ -41,7 +41,7 @@ impl Described {
 }
 
 impl Failure {
-    /// The failure's event in the log.
+    /// Returns the event under which the log reports the failure.
     pub fn event(&self) -> Event {
         match self {
             Failure::Outage(..) | Failure::Internal(_) => Event::Failed,
@@ -50,7 +50,7 @@ impl Failure {
         }
     }
 
-    /// The texts for users about this failure of `tunnel`.
+    /// Returns the texts that users read about this failure of `tunnel`.
     pub fn describe(&self, tunnel: &Tunnel) -> Described {
         match self {
             Failure::QueueTimeout(limit) => Described::new(
@@ -110,7 +110,7 @@ fn outage(step: Step, error: &io::Error, tunnel: &Tunnel) -> Described {
         }
         (Step::Tcp, TimedOut) => (FailureReason::TcpTimeout, network()),
         (Step::Tcp, _) => (FailureReason::TcpOther, network()),
-        // At its client limit, Redis closes a connection before the TLS handshake, so it cannot
+        // At its client limit, Redis closes a connection before the TLS handshake, so Redis cannot
         // send the reason.
         (Step::Unanswered, _) => {
             let down = "the server may be down or starting";
@@ -182,10 +182,10 @@ fn misconfigured(what: &Misconfiguration, tunnel: &Tunnel) -> Described {
     }
 }
 
-/// The hint if the server's key is not pinned.
+/// Returns the hint about a server whose key matches no pin.
 fn another_pin(tunnel: &Tunnel) -> String {
-    // On Heroku, users can set variables more easily than options. But a variable has no effect
-    // while the option is set.
+    // On Heroku, users can set an environment variable more easily than a command-line option. But
+    // the variable has no effect while the option is set.
     let (pin, instead) = match tunnel.route.setting_names.of(names::PIN) {
         names::PIN_OPTION => (names::PIN, " in place of --pin"),
         pin => (pin, ""),
@@ -196,7 +196,7 @@ fn another_pin(tunnel: &Tunnel) -> String {
     )
 }
 
-/// The hint if the server's certificate is rejected.
+/// Returns the hint about a server certificate that the launcher has rejected.
 pub fn certificate(flaw: Flaw, tunnel: &Tunnel) -> String {
     let names = &tunnel.route.setting_names;
     let [verify, ca, pin, name] =
@@ -221,8 +221,8 @@ pub fn certificate(flaw: Flaw, tunnel: &Tunnel) -> String {
     }
 }
 
-/// The hint if no trusted CA has signed the server's chain. The array contains the names of three
-/// settings.
+/// Returns the hint about a certificate chain that no trusted CA has signed. The array contains the
+/// names that the user knows for the settings of verification, CA and pin.
 fn chain(tunnel: &Tunnel, [verify, ca, pin]: [&str; 3]) -> String {
     let trust = &tunnel.route.trust;
     let add_ca = match trust.ca {
@@ -243,8 +243,9 @@ fn chain(tunnel: &Tunnel, [verify, ca, pin]: [&str; 3]) -> String {
     }
 }
 
-/// The hint if the server rejects the server name in SNI, or requires SNI. No name is sent if the
-/// server is given as an IP address (RFC 6066 section 3).
+/// Returns the hint about a server that rejects the server name in SNI, or requires SNI. The
+/// launcher sends no name if the URL contains an IP address instead of a host name (RFC 6066
+/// section 3).
 fn unknown_name(tunnel: &Tunnel) -> String {
     let host = tunnel.route.upstream.host_name();
     let name = tunnel.connector.server_name(&host);
@@ -256,7 +257,7 @@ fn unknown_name(tunnel: &Tunnel) -> String {
     format!("{sent}; set {setting} to a server name that the server accepts")
 }
 
-/// The hint if the URL's own port does not speak TLS.
+/// Returns the hint about a server that does not speak TLS on the URL's port.
 fn no_tls_here(tunnel: &Tunnel) -> String {
     let (variable, port) = (tunnel.variable(), tunnel.route.upstream.port);
     format!(
@@ -268,7 +269,7 @@ fn no_tls_here(tunnel: &Tunnel) -> String {
     )
 }
 
-/// The hint if TLS may be on another port, or this Redis may have no TLS.
+/// Returns the hint about a server that may speak TLS on another port, or not at all.
 fn another_port(tunnel: &Tunnel) -> String {
     let variable = tunnel.variable();
     let (port, offset) = (tunnel.route.upstream.port, tunnel.route.port_offset);
@@ -287,7 +288,8 @@ fn another_port(tunnel: &Tunnel) -> String {
     )
 }
 
-/// The hint if apps wait for a connection, or have waited until the connect timeout.
+/// Returns the hint about apps that wait for a connection to Redis, or have waited until the
+/// connect timeout.
 pub fn queue(tunnel: &Tunnel) -> String {
     format!(
         "set {} to the number of connections that the app holds at once (Sidekiq: its concurrency \
@@ -297,19 +299,19 @@ pub fn queue(tunnel: &Tunnel) -> String {
     )
 }
 
-/// The hint if Redis answers that it is at its client limit.
+/// Returns the hint about a Redis that answers that it is at its client limit.
 pub fn full() -> String {
     format!("Redis is at its client limit: {}", client_limit::remedy())
 }
 
-/// The hint if Redis closed a connection instead of answering. The caller must have closed its side
-/// of that connection, because the hint shows the number of open connections.
+/// Returns the hint about a connection that Redis closed instead of answering. The caller must have
+/// closed its side of this connection, because the hint shows the number of open connections.
 pub fn unanswered(tunnel: &Tunnel) -> String {
     let down = "Redis may be down or starting behind its TLS proxy";
     client_limit::suspicion(tunnel.open_to_server(), down)
 }
 
-/// The advice if the URL contains no password, but Redis requires a password.
+/// Returns the advice about a URL that contains no password, although Redis requires a password.
 pub fn no_password(tunnel: &Tunnel) -> String {
     format!(
         "put the user and password from the provider into {}: rediss://USER:PASSWORD@HOST; special \
@@ -318,7 +320,7 @@ pub fn no_password(tunnel: &Tunnel) -> String {
     )
 }
 
-/// The reason and the hint if an app connection could not be accepted.
+/// Returns the reason and the hint about an app connection that the launcher could not accept.
 pub fn accept_failed(error: &io::Error) -> (&'static str, &'static str) {
     match is_out_of_descriptors(error) {
         true => (

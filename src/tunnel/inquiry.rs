@@ -1,5 +1,5 @@
-//! A question to a failing server. The launcher asks at most once a minute, and all connections of
-//! the tunnel use the same answer.
+//! Asks a failing server a question about the failure. The launcher asks each question at most once
+//! a minute, and all connections of the tunnel use the same answer.
 
 use std::future::Future;
 use std::time::Duration;
@@ -7,24 +7,27 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-/// An answer is valid for this long, counted from the question.
+/// The time for which an answer is valid, counted from the time of the question.
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// One question and its latest answer.
+/// A question to a failing server, together with the latest answer.
 #[derive(Debug, Default)]
 pub struct Inquiry<A> {
-    /// While one task asks, it holds the lock, and the other tasks wait for the answer.
+    /// The time of the latest question, and the answer. While a task asks the server, this task
+    /// holds the lock, and other tasks wait for the answer.
     latest: Mutex<Option<(Instant, A)>>,
 }
 
 impl<A: Clone + Default> Inquiry<A> {
-    /// The answer if it is still valid; `None` if no answer is valid, or if a task is asking now.
+    /// Returns the latest answer if the answer is still valid. Returns `None` if no answer is
+    /// valid, or if a task is asking now.
     pub fn known(&self) -> Option<A> {
         still_valid(self.latest.try_lock().ok()?.as_ref())
     }
 
-    /// The answer if it is still valid; otherwise, runs `ask` to get an answer. If `ask` takes
-    /// longer than `limit` or is cancelled, the default answer is valid for a minute.
+    /// Returns the latest answer if the answer is still valid. Otherwise, runs `ask` to get an
+    /// answer. If `ask` takes longer than `limit` or is cancelled, the default answer is valid for
+    /// a minute.
     pub async fn answer(&self, limit: Duration, ask: impl Future<Output = A>) -> A {
         let mut latest = self.latest.lock().await;
         if let Some(answer) = still_valid(latest.as_ref()) {
@@ -50,7 +53,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// A server that answers after `time`. Its answer is the number of questions so far.
+    /// Acts as a server that answers after `time`. The answer is the number of questions so far.
     async fn ask(count: &Cell<u32>, time: Duration) -> u32 {
         count.set(count.get() + 1);
         let answer = count.get();
@@ -67,7 +70,8 @@ mod tests {
         );
         assert_eq!(answers, (1, 1));
         assert_eq!(inquiry.known(), Some(1));
-        // The minute begins at the time of the question, not of the answer.
+        // An answer is valid for a minute from the time of the question, not from the time of the
+        // answer.
         advance(PERIOD - SECOND / 2 - Duration::from_millis(1)).await;
         assert_eq!(inquiry.answer(SECOND, ask(&count, SECOND)).await, 1);
         advance(Duration::from_millis(1)).await;

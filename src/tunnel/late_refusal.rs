@@ -14,15 +14,16 @@ use crate::tls::Misconfiguration;
 /// The time limit for a server to refuse a client certificate after the handshake.
 const LATE: Duration = Duration::from_secs(1);
 
-/// The reason for `error`, a read error on a connection before the server sent a byte; `None` if
-/// the error has another cause than the client certificate. The server's alert contains the reason.
-/// If the server reset the connection, the alert may be lost. Then this function opens an extra
-/// connection to get the alert, at most once a minute.
+/// Returns the reason if the server has refused the client certificate, or requires a client
+/// certificate. `error` is a read error on a connection on which the server has sent no data. The
+/// server's TLS alert contains the reason, but the alert may be lost if the server has reset the
+/// connection. After a reset, this function opens an extra connection to get the alert, at most
+/// once a minute.
 pub async fn behind(tunnel: &Tunnel, error: &io::Error) -> Option<Misconfiguration> {
     if error.kind() != io::ErrorKind::ConnectionReset {
         return Misconfiguration::after_handshake(error);
     }
-    // Without a free slot of `--max-connections`, do not ask.
+    // Do not ask the server if `--max-connections` allows no extra connection.
     let _slot = tunnel.limit.try_slot()?;
     let ask = async {
         let stream = connect_tcp(look_up(tunnel).await.ok()?).await.ok()?;

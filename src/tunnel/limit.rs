@@ -1,4 +1,4 @@
-//! `--max-connections`: the maximum number of connections to Redis per tunnel.
+//! Enforces `--max-connections`, the maximum number of connections to Redis per tunnel.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,45 +7,47 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// The queue is stuck if no slot has changed its user for this long while other app connections
-/// wait.
+/// The time after which the queue counts as stuck if app connections wait, and no slot has got
+/// another user.
 const STUCK: Duration = Duration::from_secs(10);
-/// For this long after the launcher has closed a connection, Redis may still count that connection
-/// as a client.
+/// The time for which Redis may still count a connection as a client after the launcher has closed
+/// the connection.
 const FREEING: Duration = Duration::from_secs(1);
 
-/// One tunnel's limit. App connections that wait for a slot form a queue in order of arrival. To
-/// leave the queue, an app connection drops the future of [`Limit::slot`].
+/// The limit on one tunnel's connections to Redis, each of which needs a slot. App connections that
+/// wait for a slot form a queue in order of arrival. To leave the queue, an app connection drops
+/// the future of [`Limit::slot`].
 #[derive(Debug)]
 pub struct Limit {
     slots: Arc<Semaphore>,
     moves: Mutex<Moves>,
 }
 
-/// The latest events of a tunnel's slots.
+/// The times of the latest changes of a tunnel's slots.
 #[derive(Debug, Clone, Copy, Default)]
 struct Moves {
-    /// When a slot last got another user.
+    /// The time at which a slot last got another user.
     changed: Option<Instant>,
-    /// When a connection was last closed.
+    /// The time at which a connection to Redis was last closed.
     closed: Option<Instant>,
 }
 
 impl Limit {
-    /// A limit of `most` connections at the same time; `None`: no limit.
+    /// Makes a limit of `most` connections at the same time. If `most` is `None`, there is no
+    /// limit.
     pub fn new(most: Option<NonZeroUsize>) -> Arc<Limit> {
         let most = most.map_or(Semaphore::MAX_PERMITS, NonZeroUsize::get);
         let slots = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
         Arc::new(Limit { slots, moves: Mutex::default() })
     }
 
-    /// A slot, if one is free now.
+    /// Takes a slot if a slot is free now.
     pub fn try_slot(self: &Arc<Self>) -> Option<Slot> {
         let permit = self.slots.clone().try_acquire_owned().ok()?;
         Some(self.hand_out(permit))
     }
 
-    /// Waits for a slot, in order of arrival.
+    /// Waits for a slot. App connections get slots in order of arrival.
     pub async fn slot(self: &Arc<Self>) -> Slot {
         let permit =
             self.slots.clone().acquire_owned().await.expect("the semaphore is never closed");
@@ -77,7 +79,7 @@ impl Limit {
     }
 }
 
-/// The permission to have one connection to Redis, until the slot is dropped.
+/// The permission to have one connection to Redis. The permission ends when the slot is dropped.
 #[derive(Debug)]
 pub struct Slot {
     limit: Arc<Limit>,
@@ -85,12 +87,13 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Notes that the connection has another user now.
+    /// Notes that another app now uses the connection that holds this slot.
     pub fn note_new_user(&self) {
         self.limit.moves().changed = Some(Instant::now());
     }
 
-    /// Notes that the connection is closed, so that Redis will soon accept another client.
+    /// Notes that the connection that held this slot is closed, so Redis will soon accept another
+    /// client.
     pub fn note_closed(&self) {
         self.limit.moves().closed = Some(Instant::now());
     }

@@ -1,5 +1,5 @@
-//! The local port or socket of a tunnel. The launcher binds the port or socket before COMMAND
-//! starts, and accepts connections until COMMAND has ended.
+//! A listener is the local port or Unix socket of a tunnel. The launcher binds the listener before
+//! COMMAND starts, and accepts connections until COMMAND has ended.
 
 use std::env;
 use std::ffi::OsString;
@@ -29,36 +29,37 @@ use crate::figures::Event;
 use crate::logging::warning;
 use crate::system::socket::watch;
 
-/// At most this many connections wait in the kernel to be accepted. The system setting
+/// The most connections that wait in the kernel until the launcher accepts them. The system setting
 /// net.core.somaxconn may lower this number (listen(2)).
 const BACKLOG: i32 = 4096;
-/// A socket's path has at most this many bytes, including the final NUL (sockaddr_un in unix(7)).
+/// The most bytes in the path of a Unix socket, including the final NUL (sockaddr_un in unix(7)).
 const MOST_PATH: usize = 108;
-/// The launcher chooses a folder in which the paths of this many sockets are short enough.
+/// The highest number of a socket whose path is short enough in the folder that the launcher
+/// chooses.
 const LAST_SOCKET: usize = 999;
-/// The pause after a failed accept(2). Without the pause, a lack of descriptors would cause a busy
-/// loop.
+/// The pause after a failed accept(2). Without the pause, a lack of file descriptors would cause a
+/// busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The setting `--listen`.
+/// The value of the setting `--listen`: the kind of socket on which the launcher listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listen {
-    /// On ports of 127.0.0.1.
+    /// The launcher listens on TCP ports of 127.0.0.1.
     Tcp,
-    /// On Unix sockets that only this user can reach.
+    /// The launcher listens on Unix sockets that only the current user can reach.
     Unix,
 }
 
-/// The setting `--port-taken`, for a local port that is taken.
+/// The value of the setting `--port-taken`: the launcher's reaction if a local port is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PortTaken {
-    /// Listen on another port, and put that port into COMMAND's URL.
+    /// The launcher listens on another port, and puts that port into COMMAND's URL.
     Move,
-    /// Report an error, and do not start COMMAND.
+    /// The launcher reports an error, and does not start COMMAND.
     Fail,
 }
 
-/// A bound TCP or Unix socket that is not served yet.
+/// A bound TCP or Unix socket from which the launcher does not accept connections yet.
 #[derive(Debug)]
 pub struct Listener(Socket);
 
@@ -67,8 +68,8 @@ impl Listener {
     /// 0, or if `port` is taken and `taken` is `Move`.
     ///
     /// # Errors
-    /// If the kernel has no free port, or if `port` is taken (EADDRINUSE) or needs privileges
-    /// (EACCES, below 1024).
+    /// If the kernel has no free port, if `port` is taken (EADDRINUSE), or if `port` is below 1024
+    /// and needs privileges (EACCES).
     pub fn bind(port: u16, taken: PortTaken) -> io::Result<(Listener, u16)> {
         let listener = match listen(port) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && taken == PortTaken::Move => {
@@ -85,8 +86,8 @@ fn listen(port: u16) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     // An earlier launcher's connections in TIME_WAIT must not block the port (socket(7)).
     socket.set_reuse_address(true)?;
-    // Small replies must not wait for one another (Nagle's algorithm). Accepted connections inherit
-    // TCP_NODELAY from the listener.
+    // Switch off Nagle's algorithm, so that a small reply does not wait until earlier replies are
+    // acknowledged. Accepted connections inherit TCP_NODELAY from the listener.
     socket.set_tcp_nodelay(true)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
     socket.listen(BACKLOG)?;
@@ -98,16 +99,17 @@ fn socket_name(index: usize) -> String {
     format!("redis{index}.sock")
 }
 
-/// A folder for a launcher's sockets that only this user can enter. Dropping it removes the folder.
+/// A folder for the launcher's Unix sockets, which only the current user can enter. Dropping this
+/// value removes the folder.
 #[derive(Debug)]
 pub struct SocketFolder(PathBuf);
 
 impl SocketFolder {
-    /// Makes the folder in XDG_RUNTIME_DIR. If that fails, makes it in the folder for temporary
-    /// files.
+    /// Makes the folder inside XDG_RUNTIME_DIR, or inside the folder for temporary files if the
+    /// first attempt fails.
     ///
     /// # Errors
-    /// The error of the last attempt (mkdtemp(3)).
+    /// Returns the error of the last attempt (mkdtemp(3)).
     pub fn make() -> io::Result<SocketFolder> {
         let mut tried = io::Error::from(io::ErrorKind::NotFound);
         for parent in socket_places(env::var_os("XDG_RUNTIME_DIR"), env::var_os("TMPDIR")) {
@@ -132,16 +134,16 @@ impl SocketFolder {
         Ok((Listener(socket), path))
     }
 
-    /// Like `bind`, for a socket with this name.
+    /// Binds a socket with this name in the folder, and returns the socket and its path.
     ///
     /// # Errors
-    /// As for `bind`.
+    /// If bind(2) fails, for example because the path has more than 107 bytes (unix(7)).
     pub fn bind_named(&self, name: &str) -> io::Result<(Socket, PathBuf)> {
         let path = self.0.join(name);
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.bind(&SockAddr::unix(&path)?)?;
-        // No other user can enter the folder. For additional safety, the socket's mode does not
-        // depend on the umask.
+        // For additional safety, set the socket's mode regardless of the umask, although no other
+        // user can enter the folder.
         fs::set_permissions(&path, Permissions::from_mode(0o600))?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
@@ -149,13 +151,13 @@ impl SocketFolder {
     }
 }
 
-/// The places for a folder of sockets, the best place first. A relative XDG_RUNTIME_DIR is ignored
-/// (<https://specifications.freedesktop.org/basedir-spec/latest/>), an empty TMPDIR counts as
-/// unset, and places with a too long path are skipped.
+/// Returns the folders in which the folder for sockets can be made, the best folder first. Ignores
+/// a relative XDG_RUNTIME_DIR (<https://specifications.freedesktop.org/basedir-spec/latest/>).
+/// Treats an empty TMPDIR as unset. Skips folders in which a socket's path would be too long.
 fn socket_places(runtime: Option<OsString>, temporary: Option<OsString>) -> Vec<PathBuf> {
     let runtime = runtime.map(PathBuf::from).filter(|path| path.is_absolute());
     let temporary = temporary.filter(|path| !path.is_empty()).unwrap_or_else(|| "/tmp".into());
-    // `absolute` fails only if this process has no working folder.
+    // `absolute` fails only if this process has no current working directory.
     let temporary = std::path::absolute(temporary).ok();
     let fits = |path: &PathBuf| {
         path.join("start-stunnel-XXXXXX").join(socket_name(LAST_SOCKET)).as_os_str().len()
@@ -191,8 +193,8 @@ where
     let mut has_ended = false;
     loop {
         let accepted = if has_ended {
-            // Accept the connections that COMMAND made just before its end. Ask the kernel, because
-            // the runtime may not know of these connections yet.
+            // Accept the connections that COMMAND made just before it ended. Ask the kernel for
+            // these connections, because the runtime may not know of them yet.
             accept(listener.get_ref())
         } else {
             tokio::select! {
@@ -206,16 +208,17 @@ where
         match accepted {
             Ok(app) => drop(tokio::spawn(handle(app, guard.clone()))),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            // Try again later: a descriptor may become free when another connection ends.
+            // Try again later, because a file descriptor may become free when another connection
+            // ends.
             Err(error) => after_failed_accept(tunnel, error).await,
         }
-        // A flood of connections must not stop the drain timer.
+        // Let other tasks run, because a flood of connections must not stop the drain timer.
         consume_budget().await;
     }
 }
 
-/// Accepts a connection if two descriptors are free; otherwise, the connection waits in the kernel.
-/// The second descriptor is reserved for the connection to Redis, because a burst of app
+/// Accepts a connection if two file descriptors are free; otherwise, the connection waits in the
+/// kernel. The second descriptor is reserved for the connection to Redis, because a burst of app
 /// connections could use up all descriptors.
 fn accept(listener: &Socket) -> io::Result<AppStream> {
     let accepted = io::stderr().as_fd().try_clone_to_owned().and_then(|spare| {
@@ -228,7 +231,7 @@ fn accept(listener: &Socket) -> io::Result<AppStream> {
         Ok(AppStream::new(app, Some(spare)))
     });
     match accepted {
-        // accept(2) and dup(2) report a lack of descriptors even if no app connection waits.
+        // accept(2) and dup(2) report a lack of file descriptors even if no app connection waits.
         Err(error) if is_out_of_descriptors(&error) && !has_event(listener, PollFlags::POLLIN) => {
             Err(io::ErrorKind::WouldBlock.into())
         }
@@ -236,7 +239,7 @@ fn accept(listener: &Socket) -> io::Result<AppStream> {
     }
 }
 
-/// Logs and counts that an app connection could not be accepted, and pauses before the next
+/// Logs and counts a failed attempt to accept an app connection, and pauses before the next
 /// attempt.
 async fn after_failed_accept(tunnel: &Tunnel, error: io::Error) {
     // The app has closed its connection while the connection waited in the kernel (accept(2)).

@@ -8,7 +8,7 @@ use super::tap::{Progress, Tap};
 use super::{Tunnel, client_limit, hints};
 use crate::figures::{self, ReplyClock};
 
-/// The words of the status page and the log when Redis is at its client limit.
+/// The error on the status page and in the log when Redis answers that it is at its client limit.
 const FULL: &str = "Redis answered that it has too many clients";
 
 /// A tap that updates the figures for one connection, and shows all bytes to another tap.
@@ -17,9 +17,9 @@ pub struct Meter<'a, T> {
     inner: &'a mut T,
     counted: Progress,
     replies: ReplyClock<'a>,
-    /// Redis has sent bytes since the last call of `moved`.
+    /// True if Redis has sent bytes since the last call of `moved`.
     replied: bool,
-    /// Redis has sent at least one byte.
+    /// True if Redis has sent at least one byte.
     answered: bool,
 }
 
@@ -63,7 +63,8 @@ impl<T: Tap> Tap for Meter<'_, T> {
         if mem::take(&mut self.replied) {
             self.replies.received(now);
         } else if sent > 0 {
-            // If a reply came in the same step, it may already answer this request.
+            // Time a request only if no reply arrived in the same step, because such a reply may
+            // already answer the request.
             self.replies.sent(now);
         }
         self.inner.moved(progress, now);

@@ -1,15 +1,16 @@
-//! The path of a byte from the app to Redis and back.
+//! A tunnel carries bytes from the app to Redis and back. The modules below contain the steps of
+//! this path, its limits, and the texts about its failures.
 //!
-//! The [`listener`] accepts connections from the [`app`]. [`connection`] describes one connection's
-//! life: it gets an [`upstream`], moves bytes with the [`relay`], and closes both [`ends`]. While
-//! an app waits for its upstream ([`waiting`]), [`queue`] and [`limit`] enforce
+//! The [`listener`] accepts connections from the [`app`]. The code in [`connection`] gets an
+//! [`upstream`] for an app connection, moves bytes with the [`relay`], and closes both [`ends`].
+//! While an app waits for its upstream ([`waiting`]), [`queue`] and [`limit`] enforce
 //! `--max-connections`, and [`attempts`] enforces the connect timeout. A [`tap`] sees the bytes
 //! that pass; [`meter`] counts them.
 //!
-//! If there is no connection, [`failure`] describes the cause, [`diagnosis`] and [`late_refusal`]
-//! ask the server for the cause, and [`hints`] tells the user what to change. [`refusal`] answers
-//! the app's requests with the error. [`warnings`] keeps an outage from filling the log. [`drain`]
-//! waits for the last connections after COMMAND's end.
+//! If connecting fails, [`failure`] describes the cause, [`diagnosis`] and [`late_refusal`] ask the
+//! server for the cause, and [`hints`] tells the user what to change. [`refusal`] answers the app's
+//! requests with the error. [`warnings`] keeps an outage from filling the log. After COMMAND's end,
+//! [`drain`] waits until the last connections have ended.
 
 pub mod app;
 pub mod attempts;
@@ -53,20 +54,23 @@ use warnings::{Warning, Warnings};
 use crate::figures::{Event, TunnelFigures};
 use crate::tls::{Connector, Misconfiguration, Sessions};
 
-/// The time limits of connections.
+/// The time limits that apply to each app connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionSettings {
-    /// For queueing, name lookup, TCP and TLS together; more than zero.
+    /// The time limit for getting a connection to Redis: waiting for a free slot, name lookup, TCP
+    /// and TLS together. The limit is more than zero.
     pub connect_timeout: Duration,
-    /// True if a failed connection is retried until `connect_timeout`.
+    /// True if the launcher repeats a failed attempt to connect until `connect_timeout` has passed.
     pub connect_retry: bool,
-    /// A connection without traffic is closed after this time; `None`: never.
+    /// The time without traffic after which the launcher closes a connection, or `None` if the
+    /// launcher never closes such a connection.
     pub idle_timeout: Option<Duration>,
-    /// The time limit for sending COMMAND's last bytes after its end; zero: do not wait.
+    /// The time limit for sending COMMAND's last bytes after COMMAND has ended. If the limit is
+    /// zero, the launcher does not wait.
     pub drain_timeout: Duration,
 }
 
-/// One tunnel: everything that the tunnel's connections share.
+/// The data that all connections of one tunnel share.
 #[derive(Debug)]
 pub struct Tunnel {
     pub route: Route,
@@ -74,13 +78,14 @@ pub struct Tunnel {
     pub settings: ConnectionSettings,
     pub figures: Arc<TunnelFigures>,
     pub limit: Arc<Limit>,
-    /// The figures of all tunnels to the same server.
+    /// The figures of all tunnels that lead to this tunnel's server.
     same_server: Vec<Arc<TunnelFigures>>,
     sessions: Arc<Sessions>,
     first_handshake: FirstHandshake,
-    /// Asks a server why it resets connections before it sends a byte.
+    /// Asks the server why the server resets connections before sending a byte.
     late_refusal: Inquiry<Option<Misconfiguration>>,
-    /// Asks a silent server whether it speaks plaintext. The answer is the address that does.
+    /// Asks a server that is silent during the handshake whether this server speaks plaintext. The
+    /// answer is the address of a server that speaks plaintext.
     plaintext: Inquiry<Option<SocketAddr>>,
     warnings: Arc<Warnings>,
 }
@@ -114,18 +119,19 @@ impl Tunnel {
         }
     }
 
-    /// The number of open connections from this launcher to the server, through all its tunnels.
+    /// Returns the number of open connections from this launcher to the server, counting all
+    /// tunnels that lead to this server.
     pub fn open_to_server(&self) -> u64 {
         self.same_server.iter().map(|figures| figures.count(|counts| counts.established())).sum()
     }
 
-    /// Logs a warning, now or as part of a summary. `reason`: see [`Warning`].
+    /// Logs a warning, either now or as part of a later summary. [`Warning`] explains `reason`.
     fn warn(&self, event: Event, reason: Option<&'static str>, error: &str, hint: &str) {
         let (error, hint) = (error.to_owned(), hint.to_owned());
         self.warnings.warn(Warning { event, reason, error, hint });
     }
 
-    /// The variable that names the tunnel in the log and in errors.
+    /// Returns the name of the variable that identifies the tunnel in the log and in errors.
     pub fn variable(&self) -> &str {
         &self.route.variables[0]
     }

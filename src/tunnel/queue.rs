@@ -11,11 +11,11 @@ use super::limit::Slot;
 use super::{Tunnel, hints};
 use crate::figures::Event;
 
-/// If an app connection has waited for this long, the launcher logs a warning. Most clients have a
-/// longer timeout.
+/// The waiting time after which the launcher logs a warning about an app connection. Most clients
+/// have a longer timeout.
 const LONG_WAIT: Duration = Duration::from_secs(1);
 
-/// Waits for a free slot, in order of arrival.
+/// Waits for a free slot. App connections get slots in order of arrival.
 ///
 /// # Errors
 /// If no slot became free before `deadline`.
@@ -29,7 +29,7 @@ pub async fn slot(tunnel: &Tunnel, deadline: Instant) -> Result<Slot, Failure> {
 /// Awaits `waiting` until `deadline`, and logs long waits.
 ///
 /// # Errors
-/// If `deadline` passes.
+/// If `deadline` passes before `waiting` is ready.
 pub async fn wait<T>(
     tunnel: &Tunnel,
     deadline: Instant,
@@ -54,7 +54,7 @@ pub async fn wait<T>(
     };
     timeout_at(deadline, patient).await.map_err(|_| match tunnel.route.max_connections {
         Some(limit) => Failure::QueueTimeout(limit),
-        // Without a limit, there is always a free slot.
+        // Without a limit, a free slot always exists.
         None => Failure::timed_out(Step::Tls),
     })
 }

@@ -1,5 +1,5 @@
-//! The TCP stream below TLS. It reads all bytes that have arrived with one system call, and holds
-//! them until OpenSSL fetches them.
+//! With one system call, the TCP stream below TLS reads all bytes that have arrived. The stream
+//! holds these bytes until OpenSSL fetches them.
 //!
 //! OpenSSL itself would make two system calls per TLS record: one for the 5-byte header, and one
 //! for the body. An idle connection holds no buffer.
@@ -19,56 +19,56 @@ use tokio::time::Instant;
 
 use crate::figures::Held;
 
-/// The number of full-size TLS records that are read with one system call. Long replies consist of
+/// The number of full-size TLS records that one system call can read. Long replies consist of
 /// full-size records.
 pub const RECORDS: usize = 4;
-/// The size of the buffer: [`RECORDS`] records with their headers (RFC 8446 section 5.2).
+/// The size of the buffer in bytes: [`RECORDS`] records with their headers (RFC 8446 section 5.2).
 const AHEAD: usize = RECORDS * (16 * 1024 + 256 + 5);
 /// The number of free buffers that a thread keeps for the next reads.
 const KEPT: usize = 2;
-/// After the handshake, a server may send at most this many records without data for the app within
-/// [`PERIOD`]. Servers usually send two to four such records, with session tickets. OpenSSL may
-/// write at most this many answers to such records, because one record can hold 4,000 requests for
+/// The most TLS records without data for the app that a server may send within [`PERIOD`] after the
+/// handshake. Servers usually send two to four such records, with session tickets. The same number
+/// limits OpenSSL's answers to such records, because one record can hold 4,000 requests for
 /// renegotiation.
 const MOST_SILENT: u32 = 16;
-/// The period is limited, because a server without data for the app may request new keys now and
-/// then.
+/// The time after which the launcher starts a new count of records without data for the app. The
+/// count starts anew because a server without data for the app may request new keys now and then.
 const PERIOD: Duration = Duration::from_secs(10);
 
 thread_local! {
     static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The TCP stream below TLS.
+/// The TCP stream below TLS, with a buffer for bytes that OpenSSL has not fetched yet.
 #[derive(Debug)]
 pub struct ReadAhead {
     pub tcp: TcpStream,
-    /// Bytes that were read, but that OpenSSL has not fetched yet.
+    /// The bytes that were read from the network, but not yet fetched by OpenSSL.
     ahead: Option<Buffered>,
-    /// The records in the bytes that OpenSSL has fetched.
+    /// The position within the TLS records that OpenSSL has fetched.
     records: Records,
     heard: Heard,
-    /// Counts the records since the last data for the app. `None` during the handshake, because
-    /// OpenSSL itself limits the records of a handshake.
+    /// The count of TLS records since the last data for the app. The value is `None` during the
+    /// handshake, because OpenSSL itself limits the records of a handshake.
     silent: Option<Silent>,
-    /// Counts the connection in the figures.
+    /// A guard that counts the connection in the figures until the guard is dropped.
     pub held: Held,
 }
 
-/// Counts records without data for the app, and OpenSSL's answers to them.
+/// The numbers of TLS records without data for the app, and of OpenSSL's answers to such records.
 #[derive(Debug, Default)]
 struct Silent {
     records: u32,
     answers: u32,
-    /// When the first record was counted.
+    /// The time at which the first record was counted.
     since: Option<Instant>,
 }
 
 impl Silent {
-    /// Counts a record without data.
+    /// Counts a TLS record without data for the app.
     ///
     /// # Errors
-    /// If there are too many records within [`PERIOD`].
+    /// If more than [`MOST_SILENT`] such records arrive within [`PERIOD`].
     fn count_record(&mut self) -> io::Result<()> {
         let now = Instant::now();
         if now - *self.since.get_or_insert(now) >= PERIOD {
@@ -81,7 +81,7 @@ impl Silent {
 /// Adds one to the number of records or answers.
 ///
 /// # Errors
-/// If there are too many.
+/// If the number has already reached [`MOST_SILENT`].
 fn count(number: &mut u32) -> io::Result<()> {
     if *number == MOST_SILENT {
         return Err(endless());
@@ -90,13 +90,13 @@ fn count(number: &mut u32) -> io::Result<()> {
     Ok(())
 }
 
-/// The error for a server that causes work without sending data.
+/// Returns the error for a server that causes work without sending data.
 pub fn endless() -> io::Error {
     io::Error::other("the server keeps sending TLS messages without data")
 }
 
-/// Whether a server has sent a byte. This flag still exists after a failed handshake has dropped
-/// the connection.
+/// A flag that tells whether a server has sent a byte. The flag still exists after a failed
+/// handshake has dropped the connection.
 #[derive(Debug, Clone, Default)]
 pub struct Heard(Arc<AtomicBool>);
 
@@ -115,9 +115,9 @@ impl Heard {
 #[derive(Debug, Default)]
 struct Records {
     header: [u8; 5],
-    /// The number of header bytes read so far; 0 when the header is complete.
+    /// The number of header bytes that were read so far, or 0 if the header is complete.
     known: usize,
-    /// The number of body bytes that are still missing.
+    /// The number of bytes that are still missing in the body of the current record.
     missing: usize,
 }
 
@@ -154,26 +154,27 @@ struct Buffered {
 }
 
 impl ReadAhead {
-    /// Sets `heard` when the server sends its first byte.
+    /// Wraps a new TCP stream. The stream sets `heard` when the server sends its first byte.
     pub fn new(tcp: TcpStream, held: Held, heard: Heard) -> ReadAhead {
         ReadAhead { tcp, ahead: None, records: Records::default(), heard, silent: None, held }
     }
 
-    /// Starts a new count of records without data for the app. Call this after the handshake, and
-    /// whenever the app gets data.
+    /// Starts a new count of records without data for the app. The caller must call this function
+    /// after the handshake, and whenever the app gets data.
     pub fn permit_silence(&mut self) {
         self.silent = Some(Silent::default());
     }
 
-    /// Starts a new count of OpenSSL's answers. Call this before writing the app's data, which must
-    /// not count as an answer.
+    /// Starts a new count of OpenSSL's answers. The caller must call this function before writing
+    /// the app's data, which must not count as an answer.
     pub fn permit_writes(&mut self) {
         if let Some(silent) = &mut self.silent {
             silent.answers = 0;
         }
     }
 
-    /// Ready if OpenSSL can fetch bytes now, or if bytes may have arrived from the network.
+    /// Returns `Ready` if OpenSSL can fetch bytes now, or if bytes may have arrived from the
+    /// network.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.ahead {
             Some(_) => Poll::Ready(Ok(())),
@@ -181,8 +182,8 @@ impl ReadAhead {
         }
     }
 
-    /// True if all bytes that have arrived belong to complete records, and OpenSSL has fetched
-    /// them.
+    /// True if all bytes that have arrived belong to complete records, and OpenSSL has fetched all
+    /// these bytes.
     pub fn is_between_records(&self) -> bool {
         self.ahead.is_none() && self.records.is_complete()
     }
@@ -191,7 +192,8 @@ impl ReadAhead {
 impl Drop for Buffered {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.buffer);
-        // At its end, a thread drops its list of free buffers before its last connections.
+        // When a thread ends, the thread drops its list of free buffers before its last
+        // connections.
         let _ = FREE.try_with(|free| {
             let mut free = free.borrow_mut();
             if free.len() < KEPT {
@@ -202,9 +204,11 @@ impl Drop for Buffered {
 }
 
 impl Buffered {
+    /// Takes a free buffer, or allocates a new one.
+    ///
     /// # Errors
-    /// If there is no memory for a buffer. An error ends one connection; a failed allocation would
-    /// end the launcher.
+    /// If there is no memory for a buffer. This error ends only one connection, whereas a failed
+    /// allocation would end the launcher.
     fn new() -> io::Result<Buffered> {
         let mut buffer = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
         buffer.try_reserve_exact(AHEAD - buffer.len())?;
@@ -222,8 +226,8 @@ impl AsyncRead for ReadAhead {
         let ReadAhead { tcp, ahead, records, heard, silent, .. } = &mut *self;
         let held = match ahead {
             Some(held) => {
-                // Use up the task's budget here: the buffer may hold thousands of tiny records, and
-                // other tasks must run in between.
+                // Count this read against the task's budget, because the buffer may hold thousands
+                // of tiny records, and other tasks must run in between.
                 ready!(poll_proceed(cx)).made_progress();
                 held
             }
@@ -334,7 +338,7 @@ mod tests {
     async fn a_stream_with_unfetched_bytes_is_not_between_records() {
         let (mut near, mut far) = connection().await;
         assert!(near.is_between_records());
-        // Two alerts.
+        // These bytes are two TLS alerts.
         far.write_all(b"\x15\x03\x03\x00\x01a\x15\x03\x03\x00\x01b").await.unwrap();
         near.tcp.readable().await.unwrap();
         let mut record = [0; 6];

@@ -10,29 +10,30 @@ use tokio::time::timeout;
 use super::app::AppStream;
 use crate::resp::{Opaque, RequestFramer, error};
 
-/// If the app sends no request for this long, the launcher sends the error anyway. The launcher
-/// does not send the error earlier, because some clients take a reply without a request for a
-/// broken connection.
+/// The time that the launcher waits for the app's first request. If no request comes, the launcher
+/// then sends the error anyway. The launcher does not send the error earlier, because some clients
+/// take a reply without a request for a broken connection.
 const FIRST_REQUEST: Duration = Duration::from_secs(2);
-/// The app's connection is closed after this long without requests. The launcher does not close the
-/// connection at once, because ioredis and other clients ignore an error that answers their first
-/// request, HELLO, and report only the errors that answer later requests.
+/// The time without requests after which the launcher closes the app's connection. The launcher
+/// does not close the connection at once, because ioredis and other clients ignore an error that
+/// answers their first request, HELLO, and report only the errors that answer later requests.
 const LINGER: Duration = Duration::from_secs(1);
 /// The time limit for answering the app's requests.
 const LONGEST_TALK: Duration = Duration::from_secs(10);
 
-/// Answers each of the app's requests with the error `text`, and closes when no more requests come.
-/// `owed` is the number of requests that the launcher has already read.
+/// Answers each of the app's requests with the error `text`, and closes the app's connection when
+/// no more requests come. `owed` is the number of requests that the launcher has read but not
+/// answered.
 ///
 /// # Errors
 /// If the app is gone.
 pub async fn refuse(app: &mut AppStream, text: &str, owed: usize) -> io::Result<()> {
     let answer = error(text);
-    // Close the connection in any case, also after the time limit or an error.
+    // Ignore errors and the time limit, because the launcher closes the connection in any case.
     let _ = timeout(LONGEST_TALK, answer_all(app, answer.as_bytes(), owed)).await;
     app.shutdown().await?;
-    // Read the app's remaining bytes first: closing with unread bytes would be a reset, and the app
-    // might lose the answer (RFC 1122 section 4.2.2.13).
+    // Read the app's remaining bytes before closing. Closing a socket with unread bytes would reset
+    // the connection, and the app might lose the answer (RFC 1122 section 4.2.2.13).
     let mut ignored = [0; 1024];
     let read_to_the_end = async {
         while app.read(&mut ignored).await? > 0 {}
@@ -55,13 +56,13 @@ async fn answer_all(app: &mut AppStream, answer: &[u8], mut owed: usize) -> io::
             Ok(Ok(read @ 1..)) => requests.count(&buffer[..read]),
             Ok(Err(error)) => return Err(error),
             Ok(Ok(0)) | Err(_) if answered => return Ok(()),
-            // An app that sends nothing, or only a part of a request, gets the error, too.
+            // An app that sends no complete request gets the error, too.
             Ok(Ok(0)) | Err(_) => 1,
         };
     }
 }
 
-/// Counts an app's requests, which may be arrays or lines of words.
+/// A counter of an app's requests, which may be RESP arrays or lines of words.
 #[derive(Default)]
 struct Requests {
     framer: RequestFramer,
@@ -70,8 +71,8 @@ struct Requests {
 }
 
 impl Requests {
-    /// The number of requests that end within `bytes`. Bytes that are no valid request count as one
-    /// request.
+    /// Returns the number of requests that end within `bytes`. Bytes that are no valid request
+    /// count as one request.
     fn count(&mut self, mut bytes: &[u8]) -> usize {
         let mut count = 0;
         while let Some(first) = bytes.first() {

@@ -19,11 +19,12 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use super::tap::{Progress, Tap};
 use direction::{Direction, State, take};
 
-/// While the relay does not read from the app, it checks at this interval whether the app is gone.
+/// The interval at which the relay checks whether the app is gone, while the relay does not read
+/// from the app.
 const APP_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// If an app has closed its side and takes no more replies, the relay waits this long without
-/// traffic before it ends. By then, Redis has processed the app's last requests.
+/// The time without traffic after which the relay ends if the app has closed its side and takes no
+/// more replies. By then, Redis has processed the app's last requests.
 const GONE: Duration = Duration::from_secs(60);
 
 /// A stream of bytes in both directions.
@@ -33,34 +34,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 
 /// An app's stream, which can tell whether the app is gone.
 pub trait App: Stream {
-    /// Checks, without reading, whether the app is gone. If so, returns the error. The first call
-    /// may switch on TCP keepalive, which detects that an app is gone.
+    /// Returns an error if the app is gone. This check does not read from the stream. The first
+    /// call may switch on TCP keepalive, which detects that an app is gone.
     fn broken_off(&mut self) -> Option<io::Error>;
 }
 
-/// One of the two ends of a connection.
+/// One of the two sides between which a relay moves bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     App,
     Redis,
 }
 
-/// Why a relay ended.
+/// The reason why a relay ended.
 #[derive(Debug)]
 pub enum RelayEnd {
-    /// Both sides closed.
+    /// Both sides have closed the connection cleanly.
     Closed,
     /// No byte moved during the idle timeout, and all bytes are delivered.
     Idle,
     /// This side failed, or took no bytes during the idle timeout. The other side must see a reset.
     Reset(Side, io::Error),
-    /// The app has closed its side, or has failed with this error. The connection to Redis stays
-    /// open ([`Tap::keeps_upstream`]).
+    /// The app has closed its side, or the app's connection has failed with this error. The
+    /// connection to Redis stays open, because [`Tap::keeps_upstream`] returned true.
     Kept(Option<io::Error>),
 }
 
-/// A relay between two streams, as a future that resolves when the relay has ended. The caller then
-/// closes or resets the streams.
+/// A relay between two streams. A relay is a future that resolves when the relay has ended. The
+/// caller must then close or reset the streams.
 pub struct Relay<'a, A, R, T> {
     app: &'a mut A,
     redis: &'a mut R,
@@ -68,16 +69,17 @@ pub struct Relay<'a, A, R, T> {
     up: Direction,
     down: Direction,
     idle: Option<Idle>,
-    /// The time of the next check whether the app is gone. `None` while the relay reads from the
-    /// app.
+    /// The timer for the next check whether the app is gone. There is no timer while the relay
+    /// reads from the app.
     app_check: Option<Pin<Box<Sleep>>>,
-    /// Redis closed its side before the app closed its own.
+    /// True if Redis closed its side before the app closed the app's side.
     pub redis_ended_first: bool,
     last_moved: Instant,
 }
 
 impl<'a, A, R, T: Tap> Relay<'a, A, R, T> {
-    /// `idle_timeout`: `None` means never.
+    /// Makes a relay that has not moved any bytes yet. If `idle_timeout` is `None`, a lack of
+    /// traffic never ends the relay.
     pub fn new(
         app: &'a mut A,
         redis: &'a mut R,
@@ -97,7 +99,7 @@ impl<'a, A, R, T: Tap> Relay<'a, A, R, T> {
         }
     }
 
-    /// The number of bytes delivered so far.
+    /// Returns the numbers of bytes that the relay has delivered so far.
     pub fn progress(&self) -> Progress {
         Progress { sent: self.up.written, received: self.down.written }
     }
@@ -126,7 +128,7 @@ impl<A: App, R: Stream, T: Tap> Future for Relay<'_, A, R, T> {
 }
 
 impl<A: App, R: Stream, T: Tap> Relay<'_, A, R, T> {
-    /// Moves from the app to Redis.
+    /// Moves bytes from the app to Redis. Returns the reason if the relay has ended.
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Option<RelayEnd> {
         loop {
             let Relay { app, redis, tap, up, .. } = self;
@@ -141,7 +143,7 @@ impl<A: App, R: Stream, T: Tap> Relay<'_, A, R, T> {
         }
     }
 
-    /// Moves from Redis to the app.
+    /// Moves bytes from Redis to the app. Returns the reason if the relay has ended.
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Option<RelayEnd> {
         loop {
             let Relay { app, redis, tap, down, .. } = self;
@@ -151,8 +153,8 @@ impl<A: App, R: Stream, T: Tap> Relay<'_, A, R, T> {
                 return Some(RelayEnd::Reset(Side::Redis, error));
             }
             self.redis_ended_first |= matches!(self.up.state, State::Open);
-            // If writing to Redis has failed, the app must see a reset. Reading may find a clean
-            // end nevertheless, because a socket reports its error only once.
+            // If writing to Redis has failed, the app must see a reset. Reading from Redis may
+            // nevertheless find a clean end, because a socket reports its error only once.
             self.down.state = match self.up.state.writer_error() {
                 Some(_) => State::Closed,
                 None => State::Closing,
@@ -160,22 +162,22 @@ impl<A: App, R: Stream, T: Tap> Relay<'_, A, R, T> {
         }
     }
 
-    /// True if the connection to Redis stays open after the app's end. An app that has only
-    /// half-closed its connection must first get all bytes that Redis has sent.
+    /// True if the connection to Redis stays open after the app's stream has ended. An app that has
+    /// only half-closed its connection must first get all bytes that Redis has sent.
     fn keeps_upstream(&self, app_end: &io::Result<()>) -> bool {
         let delivered = app_end.is_err() || !self.down.is_stalled();
         let redis_is_open = !matches!(self.down.state, State::Closing) && !self.down.is_over();
         delivered && redis_is_open && self.tap.keeps_upstream()
     }
 
-    /// Returns how the relay ended if neither direction moves bytes any more.
+    /// Returns the reason why the relay ended if neither direction moves bytes any more.
     fn both_ended(&mut self) -> Option<RelayEnd> {
         match (&mut self.up.state, &self.down.state) {
             // Writing to Redis failed earlier, and the app now has all bytes that Redis sent.
             (State::WriterFailed(error), State::Closed | State::WriterFailed(_)) => {
                 Some(RelayEnd::Reset(Side::Redis, take(error)))
             }
-            // An app may close its connection before it has read every reply.
+            // The app may have closed its connection before reading every reply.
             (State::Closed, _) if self.down.is_over() => Some(RelayEnd::Closed),
             _ => None,
         }
@@ -198,8 +200,9 @@ impl<A: App, R: Stream, T: Tap> Relay<'_, A, R, T> {
         })
     }
 
-    /// Ready when the app is gone. This function checks the app only while the relay does not read
-    /// from it: while Redis takes no bytes, and after the app has closed its side.
+    /// Returns `Ready` when the app is gone. This function checks the app only while the relay does
+    /// not read from the app. The relay does not read while Redis takes no bytes, and after the app
+    /// has closed its side.
     fn poll_broken_off(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if matches!(self.up.state, State::Open) && !self.up.is_stalled() {
             self.app_check = None;
@@ -223,8 +226,8 @@ impl<A: App, R: Stream, T: Tap> Relay<'_, A, R, T> {
     }
 }
 
-/// The idle timeout. Only when the timer fires, the relay moves it, because moving it for every
-/// byte would be slow.
+/// The idle timeout and its timer. The relay moves the timer only when the timer fires, because
+/// moving the timer for every byte would be slow.
 struct Idle {
     timeout: Duration,
     timer: Pin<Box<Sleep>>,
@@ -235,7 +238,7 @@ impl Idle {
         Idle { timeout, timer: Box::pin(sleep_until(Instant::now() + timeout)) }
     }
 
-    /// Ready when no byte has moved during the timeout.
+    /// Returns `Ready` when no byte has moved during the timeout.
     fn poll(&mut self, cx: &mut Context<'_>, last_moved: Instant) -> Poll<()> {
         loop {
             ready!(self.timer.as_mut().poll(cx));

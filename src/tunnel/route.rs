@@ -1,4 +1,5 @@
-//! A tunnel's plan: its variables, its server and its settings.
+//! A route describes a tunnel: the variables whose URLs lead through the tunnel, the server, and
+//! the settings.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,7 +18,7 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// The host without the brackets of an IPv6 address, for lookup and SNI.
+    /// Returns the host for name lookup and SNI. An IPv6 address is returned without brackets.
     pub fn host_name(&self) -> String {
         redis_url::unbracketed(&self.host)
     }
@@ -29,36 +30,38 @@ impl fmt::Display for Upstream {
     }
 }
 
-/// The options and variables in which the user has set the tunnel's settings. A hint must name the
-/// setting that has an effect.
+/// The names of the options and variables with which the user has set the tunnel's settings. A hint
+/// must name the option or variable that has an effect.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SettingNames {
-    /// The option or variable in which each setting is set, by the variable that sets it for all
-    /// URLs.
+    /// The option or variable with which the user has set each setting. The key is the name of the
+    /// variable that sets the same setting for all URLs.
     pub set: BTreeMap<&'static str, String>,
-    /// True if the URL's query demands `full`.
+    /// True if the query of the URL asks for full certificate verification.
     pub full_by_url: bool,
 }
 
 impl SettingNames {
-    /// The option or variable that sets `variable`'s setting; `variable` itself if none does.
+    /// Returns the name of the option or variable with which the user has set the setting of
+    /// `variable`. Returns `variable` itself if the user has not set this setting.
     pub fn of<'a>(&'a self, variable: &'a str) -> &'a str {
         self.set.get(variable).map_or(variable, String::as_str)
     }
 }
 
-/// The plan of one tunnel.
+/// The server, the variables and the settings of one tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
-    /// The variables whose URLs lead through the tunnel, at least one. The first variable names the
-    /// tunnel.
+    /// The names of the variables whose URLs lead through the tunnel. There is at least one such
+    /// variable, and the first variable identifies the tunnel.
     pub variables: Vec<String>,
     pub upstream: Upstream,
     pub trust: Trust,
-    /// The difference between the TLS port and the URL's port; 0: the URL's port speaks TLS.
+    /// The number that is added to the URL's port to get the TLS port. The number is 0 if the URL's
+    /// port itself speaks TLS.
     pub port_offset: i32,
-    /// The names of the tunnel's settings, for hints.
+    /// The names of the options and variables that hints must show to the user.
     pub setting_names: SettingNames,
-    /// The maximum number of connections to Redis; `None`: no limit.
+    /// The maximum number of connections to Redis, or `None` if there is no limit.
     pub max_connections: Option<NonZeroUsize>,
 }

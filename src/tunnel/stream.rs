@@ -18,19 +18,19 @@ use super::read_ahead::{ReadAhead, endless};
 use crate::figures::UpstreamState;
 use crate::tls::{TlsStream, is_unannounced_close};
 
-/// After this many reads, the runtime must know of all bytes that the kernel has received.
+/// The number of reads after which the runtime must know of all bytes that the kernel has received.
 const READINESS_TRIES: usize = 4;
 
 /// The TLS connection to Redis.
 #[derive(Debug)]
 pub struct TlsUpstream {
     tls: TlsStream<ReadAhead>,
-    /// The connection's slot of `--max-connections`.
+    /// The slot of `--max-connections` that the connection holds.
     slot: Slot,
     pub address: SocketAddr,
     pub made: Instant,
-    /// True if OpenSSL has no more bytes for the app. Then OpenSSL is not called before more bytes
-    /// arrive, which saves 14 % of the CPU time of small requests.
+    /// True if OpenSSL has no more bytes for the app. In this case, the launcher does not call
+    /// OpenSSL before more bytes arrive, which saves 14 % of the CPU time of small requests.
     exhausted: bool,
     close_notify_sent: bool,
 }
@@ -42,7 +42,7 @@ impl TlsUpstream {
         TlsUpstream { tls, slot, address, made, exhausted, close_notify_sent }
     }
 
-    /// Closes the connection, and returns its slot for another connection.
+    /// Closes the connection, and returns its slot, which another connection can use.
     pub fn into_slot(self) -> Slot {
         self.slot.note_closed();
         self.slot
@@ -133,10 +133,10 @@ impl AsyncWrite for TlsUpstream {
     }
 
     /// Half-closes the connection: sends close_notify, and then a FIN, which tokio-native-tls does
-    /// not send. The connection can still be read.
+    /// not send. The launcher can still read from the connection.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.close_notify_sent {
-            // Ignore errors: OpenSSL cannot send close_notify after a fatal alert.
+            // Ignore errors, because OpenSSL cannot send close_notify after a fatal alert.
             let _ = ready!(Pin::new(&mut self.tls.stream).poll_shutdown(cx));
             self.close_notify_sent = true;
         }

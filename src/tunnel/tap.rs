@@ -1,26 +1,26 @@
-//! The seam between moving bytes and understanding them.
+//! A tap connects the relay, which only moves bytes, with code that understands the bytes.
 //!
 //! A relay shows all bytes to one tap, which is chosen when the relay is built. The compiler makes
 //! a copy of the relay for each kind of tap, so that [`NoTap`] costs nothing.
 
 use tokio::time::Instant;
 
-/// Sees the bytes that pass through a relay, and cannot change them.
+/// An observer of the bytes that pass through a relay. A tap cannot change the bytes.
 #[expect(clippy::wrong_self_convention, reason = "`from` says where bytes come from")]
 pub trait Tap {
-    /// The app has sent these bytes. The relay is about to write them to Redis, or to discard them
-    /// if writing to Redis has failed.
+    /// Called with bytes that the app has sent, before the relay writes these bytes to Redis, or
+    /// discards them because writing to Redis has failed.
     fn from_app(&mut self, _bytes: &[u8]) {}
 
-    /// Redis has sent these bytes. The relay is about to write them to the app, or to discard them
-    /// if writing to the app has failed.
+    /// Called with bytes that Redis has sent, before the relay writes these bytes to the app, or
+    /// discards them because writing to the app has failed.
     fn from_redis(&mut self, _bytes: &[u8]) {}
 
-    /// Bytes were read or written.
+    /// Called after the relay has read or written bytes.
     fn moved(&mut self, _progress: Progress, _now: Instant) {}
 
-    /// Called when the app has ended. If true, the relay ends and leaves the connection to Redis
-    /// open.
+    /// Called when the app's stream has ended. If this function returns true, the relay ends and
+    /// leaves the connection to Redis open.
     fn keeps_upstream(&self) -> bool {
         false
     }
@@ -29,9 +29,9 @@ pub trait Tap {
 /// The numbers of bytes that a relay has delivered so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Bytes from the app that Redis's side has taken.
+    /// The number of bytes from the app that the relay has written to Redis.
     pub sent: u64,
-    /// Bytes from Redis that the app's side has taken.
+    /// The number of bytes from Redis that the relay has written to the app.
     pub received: u64,
 }
 

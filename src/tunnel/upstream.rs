@@ -1,4 +1,5 @@
-//! Connects to Redis: name lookup, TCP to one of the addresses, TLS.
+//! Connects to Redis: looks the host name up, connects to one of its addresses by TCP, and performs
+//! the TLS handshake.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,24 +20,25 @@ use crate::figures::UpstreamState;
 use crate::threads;
 use crate::tls::{Connector, HandshakeError, Misconfiguration, Sessions, TlsStream};
 
-/// If an address has not answered after this time, the launcher also tries the next address (RFC
-/// 8305 section 5).
+/// The time without an answer from an address after which the launcher also tries the next address
+/// (RFC 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// A TLS connection, and the server's address.
+/// A TLS connection to Redis, and the server's address.
 pub type Connected = (TlsStream<ReadAhead>, SocketAddr);
 
-/// Connects until `deadline`, to an address from a lookup that begins now.
+/// Looks the host name up now, and connects to one of its addresses before `deadline`.
 ///
 /// # Errors
-/// The reason why there is no connection.
+/// Returns the reason why connecting failed.
 pub async fn connect(tunnel: &Tunnel, deadline: Instant) -> Result<Connected, Failure> {
     let mut step = Step::LookUp;
     let connected = timeout_at(deadline, take_steps(tunnel, &mut step)).await;
     connected.unwrap_or_else(|_| Err(Failure::timed_out(step)))
 }
 
-/// Takes the steps name lookup, TCP and TLS. Sets `step` to the current step.
+/// Performs the name lookup, the TCP connect and the TLS handshake. Sets `step` to the step that is
+/// running.
 async fn take_steps(tunnel: &Tunnel, step: &mut Step) -> Result<Connected, Failure> {
     tunnel.connector.prepare().await.map_err(Failure::Internal)?;
     let addresses = look_up(tunnel).await?;
@@ -54,8 +56,8 @@ async fn take_steps(tunnel: &Tunnel, step: &mut Step) -> Result<Connected, Failu
     Ok(tls)
 }
 
-/// Looks up the upstream's addresses. The addresses are not cached, because a fail-over changes
-/// them.
+/// Looks up the upstream's addresses. The launcher does not cache the addresses, because a
+/// fail-over changes the addresses.
 pub async fn look_up(tunnel: &Tunnel) -> Result<Vec<SocketAddr>, Failure> {
     let upstream = &tunnel.route.upstream;
     let addresses = threads::look_up(upstream.host_name(), upstream.port).await;
@@ -66,7 +68,8 @@ pub async fn look_up(tunnel: &Tunnel) -> Result<Vec<SocketAddr>, Failure> {
 pub async fn connect_tcp(addresses: Vec<SocketAddr>) -> Result<TcpStream, Failure> {
     let failed = |error| Failure::Outage(Step::Tcp, error);
     let stream = connect_any(addresses).await.map_err(failed)?;
-    // Small requests must not wait for one another (Nagle's algorithm).
+    // Switch off Nagle's algorithm, so that a small request does not wait until earlier requests
+    // are acknowledged.
     stream.set_nodelay(true).map_err(failed)?;
     keep_alive(&stream, REDIS_PROBE_IDLE).map_err(failed)?;
     Ok(stream)
@@ -76,7 +79,7 @@ pub async fn connect_tcp(addresses: Vec<SocketAddr>) -> Result<TcpStream, Failur
 /// time limit.
 ///
 /// # Errors
-/// The reason why the handshake failed.
+/// Returns the reason why the handshake failed.
 pub async fn handshake(
     tunnel: &Tunnel,
     connector: &Connector,
@@ -87,14 +90,15 @@ pub async fn handshake(
     let (heard, offers_session) = (Heard::default(), sessions.is_usable());
     let is_silent = tokio::select! {
         tls = shake_hands(tunnel, connector, stream, sessions, &heard) => match tls {
-            // A server may reject the offered session, for example after its restart.
+            // A server may reject the offered session, for example after a restart of the server.
             Err(error) if offers_session && error.may_be_due_to_session() => false,
             Err(error) => return Err(Failure::in_handshake(error, &heard)),
             Ok(tls) => return Ok((tls, address)),
         },
         () = question_silence(tunnel, address, &heard) => true,
     };
-    // The first handshake is over, so its slot of `--max-connections` is free for this question.
+    // The first handshake is over, so this question may use the slot of `--max-connections` that
+    // the handshake used.
     if is_silent && speaks_plaintext(tunnel, address).await {
         return Err(Failure::Misconfigured(Misconfiguration::NoTls));
     }
@@ -104,7 +108,7 @@ pub async fn handshake(
     Ok((tls.map_err(|error| Failure::in_handshake(error, &heard))?, address))
 }
 
-/// Performs one handshake. Counts a successful handshake.
+/// Performs one TLS handshake, and counts the handshake if it succeeds.
 async fn shake_hands(
     tunnel: &Tunnel,
     connector: &Connector,

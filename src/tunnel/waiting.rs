@@ -1,5 +1,5 @@
-//! Notices when an app closes or resets its connection while it waits for Redis. Redis must not
-//! execute the requests of such an app.
+//! Notices when an app that waits for Redis closes or resets its connection. Redis must not execute
+//! the requests of such an app.
 
 use std::future::poll_fn;
 use std::io;
@@ -10,24 +10,28 @@ use tokio::time::sleep;
 use super::app::{Ahead, AppStream};
 use super::drain::DrainGuard;
 
-/// If an app closes its connection this soon after its last byte, the close counts as a half-close:
-/// the app may wait for its reply, as `printf 'PING\r\n' | nc` does.
+/// The time after an app's last byte within which a close counts as a half-close. After a
+/// half-close, the app may still wait for its reply, as `printf 'PING\r\n' | nc` does.
 const HALF_CLOSE: Duration = Duration::from_millis(500);
-/// When COMMAND ends, its connections are closed, but its last requests must be sent to Redis. So
-/// an app has given up only if COMMAND is still running this long after the app's close.
+/// The time for which COMMAND must keep running after an app's close, before the launcher assumes
+/// that the app has given up. If COMMAND itself has ended, the launcher must still send COMMAND's
+/// last requests to Redis.
 const COMMAND_END: Duration = Duration::from_millis(100);
-/// The interval at which the launcher checks for a reset, when it no longer reads from the app.
+/// The interval at which the launcher checks for a reset after the launcher has stopped reading
+/// from the app.
 const RESET_CHECK: Duration = Duration::from_millis(250);
 
-/// Reads ahead from an app that waits for Redis. Returns when the app no longer expects a reply:
-/// when it speaks TLS itself, or has closed or reset its connection. The error is that of a reset.
+/// Reads bytes from an app that waits for Redis. Returns when the app no longer expects a reply,
+/// because the app speaks TLS itself, or has closed or reset its connection. Returns the error if
+/// the app has reset its connection.
 pub async fn departure(app: &mut AppStream, guard: &mut DrainGuard) -> Option<io::Error> {
     loop {
         match poll_fn(|cx| app.poll_ahead(cx)).await {
             Ahead::Bytes if app.speaks_tls() => return None,
             Ahead::Bytes => {}
             Ahead::Failed(error) => return Some(error),
-            // The launcher reads no more bytes, so it can notice a reset, but not a close.
+            // The launcher reads no more bytes from the app, so the launcher can notice a reset,
+            // but not a close.
             Ahead::Full => break,
             Ahead::Ended => {
                 let is_half_close = app.last_ahead.is_some_and(|at| at.elapsed() < HALF_CLOSE);
@@ -72,8 +76,8 @@ mod tests {
         (AppStream::new(Socket::Unix(near), None), far)
     }
 
-    /// The result for an app that sends `bytes`, pauses, and closes its side. `None` if the app may
-    /// still expect a reply.
+    /// Returns the result of [`departure`] for an app that sends `bytes`, pauses, and closes its
+    /// side. Returns `None` if the app may still expect a reply.
     async fn after(bytes: &[u8], pause: Duration) -> Option<Option<io::Error>> {
         let (mut app, mut far) = app();
         let (mut guard, _drain) = DrainGuard::new();

@@ -17,20 +17,20 @@ use crate::logging::warning;
 
 /// The number of warnings with the same event and reason that are written at once.
 const AT_ONCE: usize = 5;
-/// The time between two summaries.
+/// The time between two summaries of repeated warnings.
 const PERIOD: Duration = Duration::from_secs(10);
 
 /// A warning about a tunnel's connections.
 #[derive(Debug)]
 pub struct Warning {
     pub event: Event,
-    /// If the app connection counts as failed, the reason in the metrics.
+    /// The reason in the metrics if the app connection counts as failed, and otherwise `None`.
     pub reason: Option<&'static str>,
     pub error: String,
     pub hint: String,
 }
 
-/// Writes the warnings of one tunnel. Dropping the value writes the last summaries.
+/// The writer of one tunnel's warnings. Dropping this value writes the last summaries.
 #[derive(Debug)]
 pub struct Warnings {
     variable: String,
@@ -47,10 +47,10 @@ impl Warnings {
         self.summary.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes a warning, now or as part of a summary.
+    /// Writes a warning, either now or as part of a later summary.
     ///
     /// # Panics
-    /// Outside a tokio runtime.
+    /// Panics if called outside a tokio runtime.
     pub fn warn(self: &Arc<Self>, warning: Warning) {
         let (at_once, is_first) = {
             let mut summary = self.summary();
@@ -102,23 +102,26 @@ async fn write_summaries(warnings: Weak<Warnings>) {
     }
 }
 
-/// Decides which warnings are written at once, and stores the others for the next summary.
+/// The warnings since the last summary. This type decides which warnings are written at once, and
+/// stores the other warnings for the next summary.
 #[derive(Debug, Default)]
 struct Summary(BTreeMap<(&'static str, Option<&'static str>), Burst>);
 
-/// Warnings with the same event and reason in quick succession.
+/// A series of warnings in quick succession that have the same event and reason.
 #[derive(Debug, Default)]
 struct Burst {
     at_once: usize,
-    /// The number of stored warnings since the last summary, and the latest of them.
+    /// The number of warnings since the last summary that were not written at once.
     count: u64,
+    /// The latest warning since the last summary that was not written at once.
     held_back: Option<Warning>,
     /// True if there was a warning since the last summary.
     is_live: bool,
 }
 
 impl Summary {
-    /// Returns `warning` if it is to be written at once.
+    /// Returns the warning if it must be written at once. Otherwise, stores the warning for the
+    /// next summary.
     fn add(&mut self, warning: Warning) -> Option<Warning> {
         let burst = self.0.entry((warning.event.word(), warning.reason)).or_default();
         burst.is_live = true;
@@ -131,8 +134,8 @@ impl Summary {
         None
     }
 
-    /// Returns the latest stored warning with each event and reason, and the number of such
-    /// warnings since the last call. Forgets each event and reason without a warning since the last
+    /// For each pair of an event and a reason, returns the latest stored warning, and the number of
+    /// warnings stored since the last call. Forgets each pair that had no warning since the last
     /// call.
     fn take_held_back(&mut self) -> Vec<(Warning, u64)> {
         self.0.retain(|_, burst| std::mem::take(&mut burst.is_live));
@@ -151,7 +154,7 @@ impl Summary {
 mod tests {
     use super::*;
 
-    /// A warning with this reason, and with a number as its error.
+    /// Returns a warning with this reason, and with the number as its error text.
     fn failure(reason: &'static str, number: u64) -> Warning {
         let (error, hint) = (number.to_string(), String::new());
         Warning { event: Event::Failed, reason: Some(reason), error, hint }

@@ -1,4 +1,4 @@
-//! One direction of a relay.
+//! Moves the bytes of one direction of a relay.
 
 use std::cell::RefCell;
 use std::io;
@@ -9,8 +9,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::tunnel::read_ahead::RECORDS;
 
-/// The most bytes moved at once: the content of the TLS records (RFC 8446 section 5.1) that
-/// [`crate::tunnel::read_ahead`] reads in one system call.
+/// The most bytes that a relay moves at once. So many bytes fit into the TLS records (RFC 8446
+/// section 5.1) that [`crate::tunnel::read_ahead`] reads with one system call.
 pub const CHUNK: usize = RECORDS * 16 * 1024;
 
 thread_local! {
@@ -21,18 +21,18 @@ pub fn take(error: &mut io::Error) -> io::Error {
     std::mem::replace(error, io::ErrorKind::Other.into())
 }
 
-/// One direction's state.
+/// The state of one direction of a relay.
 #[derive(Default)]
 pub enum State {
-    /// The relay reads and writes.
+    /// The relay reads bytes from the reader, and writes them to the writer.
     #[default]
     Open,
     /// The reader has ended, and the relay is shutting down the writer's side.
     Closing,
-    /// The writer's side is shut down, or must not be shut down.
+    /// The writer's side is shut down, or must not be shut down because a reset will follow.
     Closed,
-    /// The writer has failed. The relay reads and discards the reader's bytes, because the reader's
-    /// peer may close only after it has sent all its bytes.
+    /// The writer has failed. The relay still reads the reader's bytes and discards them, because
+    /// the reader's peer may close the connection only after sending all its bytes.
     WriterFailed(io::Error),
 }
 
@@ -45,18 +45,19 @@ impl State {
     }
 }
 
-/// One of the two directions.
+/// One of the two directions in which a relay moves bytes.
 #[derive(Default)]
 pub struct Direction {
     pub state: State,
-    /// Empty unless the writer stalls. The writer has taken the bytes before `stalled_from`.
+    /// The bytes that the writer did not take at once. The writer has since taken the bytes before
+    /// the index `stalled_from`. The buffer is empty unless the writer stalls.
     pub stalled: Vec<u8>,
     stalled_from: usize,
-    /// How the reader ended, until [`Direction::poll`] returns it.
+    /// The result with which the reader ended, until [`Direction::poll`] returns this result.
     reader_ended: Option<io::Result<()>>,
     /// The number of bytes that the writer has taken.
     pub written: u64,
-    /// The number of bytes read plus the number of bytes written.
+    /// The number of bytes that were read plus the number of bytes that were written.
     pub moved: u64,
 }
 
@@ -75,7 +76,8 @@ impl Direction {
     }
 
     /// Moves the available bytes, and shows them to `see`. When the reader has ended and the writer
-    /// has taken all bytes, returns how the reader ended. Then the caller must set `state`.
+    /// has taken all bytes, returns the result with which the reader ended. After such a result,
+    /// the caller must set `state`.
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -100,8 +102,8 @@ impl Direction {
         }
     }
 
-    /// Reads one chunk and writes it. Keeps the bytes that the writer does not take, and discards
-    /// them if the writer has failed.
+    /// Reads one chunk and writes it. Keeps the bytes that the writer does not take, or discards
+    /// these bytes if the writer has failed.
     fn move_chunk(
         &mut self,
         cx: &mut Context<'_>,
@@ -146,9 +148,10 @@ impl Direction {
         (buffer.filled().len(), Poll::Ready(()))
     }
 
-    /// Keeps the bytes that the writer has not taken. The writer wakes this task later.
+    /// Keeps the bytes that the writer has not taken. The writer wakes this task when the writer
+    /// can take more bytes.
     fn keep_stalled(&mut self, bytes: &[u8]) -> Poll<()> {
-        // If there is too little memory, only this connection must end, not the launcher.
+        // A lack of memory must end only this connection, and not the launcher.
         if let Err(error) = self.stalled.try_reserve_exact(bytes.len()) {
             self.reader_ended = Some(Err(error.into()));
             return Poll::Ready(());
@@ -157,7 +160,8 @@ impl Direction {
         Poll::Pending
     }
 
-    /// Writes the stalled bytes. Ready when all bytes are written, or the writer has failed.
+    /// Writes the bytes that the writer did not take earlier. Returns `Ready` when all these bytes
+    /// are written, or the writer has failed.
     fn write_stalled(
         &mut self,
         cx: &mut Context<'_>,
@@ -174,7 +178,7 @@ impl Direction {
     }
 
     /// Writes as many bytes as the writer takes now, and returns their number. If bytes are left,
-    /// the writer wakes this task later, or it has failed and `state` holds the error.
+    /// the writer wakes this task later, or the writer has failed and `state` holds the error.
     fn write(
         &mut self,
         cx: &mut Context<'_>,
@@ -206,7 +210,7 @@ impl Direction {
         cx: &mut Context<'_>,
         writer: &mut (impl AsyncWrite + Unpin),
     ) -> Poll<()> {
-        // If this fails, the writer's connection is broken and needs no shutdown.
+        // Ignore a failed shutdown, because a broken connection needs no shutdown.
         let _ = ready!(Pin::new(writer).poll_shutdown(cx));
         self.state = State::Closed;
         Poll::Ready(())

@@ -8,7 +8,7 @@ use super::direction::CHUNK;
 use super::*;
 use crate::tunnel::tap::NoTap;
 
-/// A reader that ends at once, with this error or cleanly.
+/// A reader that ends at once, either cleanly or with this error.
 struct End(Option<io::ErrorKind>);
 
 const RESET: End = End(Some(io::ErrorKind::ConnectionReset));
@@ -35,12 +35,12 @@ impl App for DuplexStream {
     }
 }
 
-/// A writer that fails.
+/// Returns a writer that fails, because its other end is dropped.
 fn deaf() -> DuplexStream {
     duplex(1).0
 }
 
-/// True if the other side of `far` has not closed, and has no more bytes.
+/// True if reading from `far` finds neither bytes nor the end of the stream.
 async fn is_open(far: &mut DuplexStream) -> bool {
     let mut byte = [0];
     poll_fn(|cx| {
@@ -86,8 +86,8 @@ async fn a_reset_comes_after_everything_sent_before_it() {
     assert_eq!(received, b"request");
 }
 
-/// Streams of an app and of a Redis that takes 1,000 bytes at a time. After each stream comes its
-/// far end.
+/// Returns the streams of an app, and of a Redis that takes 1,000 bytes at a time. Each stream is
+/// followed by its far end, with which the test plays the app or Redis.
 fn narrow() -> (DuplexStream, DuplexStream, DuplexStream, DuplexStream) {
     let (app, app_far) = duplex(256 * 1024);
     let (redis, redis_far) = duplex(1000);
@@ -164,7 +164,7 @@ async fn traffic_postpones_the_idle_timeout() {
     assert_eq!(started.elapsed(), timeout * 3);
 }
 
-/// A tap that keeps the connection to Redis, and notes what it sees.
+/// A tap that keeps the connection to Redis after a reply, and stores all bytes that pass.
 #[derive(Default)]
 struct Keeper {
     from_app: Vec<u8>,
