@@ -74,8 +74,8 @@ impl Drop for Held {
     }
 }
 
-/// The error that the status page shows after the launcher has panicked, and the hint for this
-/// error.
+/// The error that the status page shows after the launcher has panicked. `DEFECT_HINT` is the hint
+/// for this error.
 const DEFECT: &str = "start-stunnel has a defect";
 const DEFECT_HINT: &str = "please report the log line at=internal-error";
 

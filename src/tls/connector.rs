@@ -123,8 +123,8 @@ impl Connector {
             let shown = stream.certificate().ok_or_else(unreadable);
             let pin = shown.map_err(HandshakeError::Misconfigured)?.pin;
             if !self.trust.pin_holds(&pin) {
-                // Forget the session of this server. A TLS 1.2 server sends its session during the
-                // handshake, before this check of the pin.
+                // Forget the sessions with this server, whose key matches no pin. A TLS 1.2 server
+                // sends its session during the handshake, before this check of the pin.
                 sessions.forget();
                 return Err(HandshakeError::Misconfigured(Misconfiguration::Pin(pin)));
             }

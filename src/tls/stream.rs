@@ -14,8 +14,8 @@ use super::certificate::Certificate;
 /// tickets.
 const MOST_TICKETS: u32 = 64;
 
-/// The facts about a TLS connection that native-tls does not provide. OpenSSL's callbacks collect
-/// the facts.
+/// The facts about one TLS connection. OpenSSL's callbacks collect these facts, because native-tls
+/// does not provide the facts.
 #[derive(Debug, Default)]
 pub struct Facts {
     /// The certificates that the server has sent, and OpenSSL's verification result. The server's
