@@ -26,8 +26,8 @@ use crate::sandbox;
 
 pub use tracing::{debug as info, error as err, info as notice, trace as debug, warn as warning};
 
-/// syslog's levels, 0 to 7, and the corresponding levels of `tracing`. The launcher logs no events
-/// at the levels `emerg`, `alert` and `crit`.
+/// The names of syslog's levels 0 to 7, and the corresponding levels of `tracing`. The launcher
+/// logs no events at the levels `emerg`, `alert` and `crit`.
 pub const LEVELS: [(&str, LevelFilter); 8] = [
     ("emerg", LevelFilter::OFF),
     ("alert", LevelFilter::OFF),
@@ -39,7 +39,7 @@ pub const LEVELS: [(&str, LevelFilter); 8] = [
     ("debug", LevelFilter::TRACE),
 ];
 
-/// The format of a line.
+/// The format of each line in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     Logfmt,
@@ -53,30 +53,35 @@ pub struct LogSettings {
     pub format: LogFormat,
 }
 
-/// The maximum number of lines that wait until stderr is read. The launcher drops further lines,
-/// because a slow reader of the log must not delay the traffic.
+/// The maximum number of log lines that wait to be written to stderr. The launcher drops further
+/// lines, because a slow reader of the log must not delay the traffic.
 const MOST_WAITING_LINES: usize = 4096;
 
-/// The value of `logger=`, which distinguishes the launcher's lines from the app's lines.
+/// The value of the field `logger` in each line, which distinguishes the launcher's lines from the
+/// app's lines.
 const LOGGER: &str = "start-stunnel";
 
-/// Passes lines to the thread that writes the log. Empty if the system refused this thread.
+/// The sender that passes lines to the thread that writes the log. Empty if the system refused to
+/// start this thread.
 static THREAD: OnceLock<NonBlocking> = OnceLock::new();
 
-/// The number of lines that the launcher has dropped because stderr was not read in time.
+/// Returns the number of log lines that the launcher has dropped because stderr was not read in
+/// time.
 pub fn dropped_lines() -> u64 {
     let dropped = THREAD.get().map(NonBlocking::error_counter);
     dropped.map_or(0, |dropped| dropped.dropped_lines() as u64)
 }
 
-/// Starts logging, also of panics. A thread writes the lines. When the returned guard is dropped,
-/// it waits until all lines are written, but at most for about a second. Returns `None` if the
-/// system refuses to start the thread; then each thread writes its own lines.
+/// Starts to log events and panics. A separate thread writes the log. When the returned guard is
+/// dropped, the guard waits until all lines are written, but at most for about a second. Returns
+/// `None` if the system refuses to start the thread. In this case, each thread writes its own
+/// lines.
 ///
 /// # Panics
 /// If a process calls this function twice.
 pub fn init(settings: LogSettings) -> Option<WorkerGuard> {
-    // tracing-appender panics if the system refuses to start its thread.
+    // Hide the message of a panic here, because tracing-appender panics if the system refuses to
+    // start a thread.
     panic::set_hook(Box::new(|_| ()));
     let started = panic::catch_unwind(|| {
         NonBlockingBuilder::default()
@@ -100,8 +105,8 @@ pub fn init(settings: LogSettings) -> Option<WorkerGuard> {
     guard
 }
 
-/// Logs a panic as one line. The line does not contain the panic's message, because the message may
-/// quote the traffic.
+/// Logs a panic as one line. The line does not contain the message of the panic, because the
+/// message may quote the traffic.
 ///
 /// Logs the first five panics, and then only the 8th, 16th, 32nd and so on, because every
 /// connection may cause the same panic.
@@ -114,16 +119,17 @@ fn log_panic(panic: &panic::PanicHookInfo<'_>) {
     }
 }
 
-/// Makes the thread that writes the log enter the sandbox now, instead of before its next line.
+/// Makes the thread that writes the log enter the sandbox now, and not only before the thread
+/// writes the next line.
 pub fn enter_sandbox() {
     if let Some(mut thread) = THREAD.get().cloned() {
-        // An empty text wakes the thread, and writes no byte.
+        // An empty text wakes the thread that writes the log, but adds nothing to the log.
         let _ = thread.write(b"");
     }
 }
 
-/// Standard error, for the thread that writes the log. This thread starts before COMMAND, so the
-/// thread enters the sandbox later: before the first line that it writes after COMMAND's start.
+/// The stderr to which the thread for the log writes. The thread starts before COMMAND, and enters
+/// the sandbox before the first line that the thread writes after COMMAND's start.
 struct SandboxedStderr(Stderr);
 
 impl Write for SandboxedStderr {

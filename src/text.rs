@@ -1,8 +1,8 @@
-//! Functions for text that people read in a terminal.
+//! Prepares text that people read in a terminal.
 
 use textwrap::{Options, WordSeparator, WordSplitter, WrapAlgorithm};
 
-/// Replaces characters that could control a terminal or change the direction of text.
+/// Replaces each character that could control a terminal or change the direction of text by `?`.
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| if is_unprintable(c) { '?' } else { c }).collect()
 }
@@ -12,7 +12,7 @@ pub fn is_unprintable(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// A number of things: `1 connection`, `2 connections`.
+/// Formats a number of things, for example `1 connection` or `2 connections`.
 pub fn counted(number: u64, thing: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} {thing}{plural}")
@@ -20,7 +20,8 @@ pub fn counted(number: u64, thing: &str) -> String {
 
 /// Wraps `text` at spaces into lines of `columns` characters. The first line begins with `head`,
 /// and the text of every line begins at the column `indent`. Words are never broken, because users
-/// may copy them. If a word is too long for the column, the whole text begins further left.
+/// may copy the words. If a word does not fit into a line that begins at `indent`, the whole text
+/// begins further left.
 pub fn wrapped(columns: usize, indent: usize, head: &str, text: &str) -> String {
     const LEFT: usize = 4;
     let is_too_long = |word: &str| indent + word.chars().count() > columns;

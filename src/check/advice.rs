@@ -1,11 +1,11 @@
-//! The advice of `--check` on how to authenticate the server.
+//! Advises the user of `--check` how to authenticate the server.
 
 use super::report::Subject;
 use crate::configuration::options::{self, Declaration};
 use crate::tls::{Certificate, Flaw, SOON, Verify};
 use crate::tunnel::hints;
 
-/// Which of the levels `ca` and `full` the server passes.
+/// The levels of `--verify` at which the server passes verification.
 #[derive(Clone, Copy)]
 pub struct Passes {
     pub ca: bool,
@@ -24,8 +24,9 @@ pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> V
     };
     let mut all = Vec::new();
     if !trust.authenticates() {
-        // `ca` authenticates the server only with the user's own CA: any server with a certificate
-        // from a system CA passes `ca`, which does not check the host name.
+        // The level `ca` authenticates the server only if the user has set a CA. Otherwise any
+        // server with a certificate from a system CA passes, because the level `ca` does not check
+        // the host name.
         let own_ca = trust.ca.is_some() && passes.ca;
         let level = if passes.full { Some(Verify::Full) } else { own_ca.then_some(Verify::Ca) };
         let text = "the server is not authenticated. To authenticate the server, set";
@@ -50,7 +51,7 @@ pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> V
     all
 }
 
-/// A warning for users who are about to pin the key of a server that failed verification.
+/// Writes a warning for users who are about to pin the key of a server that failed verification.
 fn unverified(subject: &Subject) -> String {
     let ca = subject.names_to_set(&options::CA_FILE.declaration).join(" and ");
     format!(
@@ -61,14 +62,16 @@ fn unverified(subject: &Subject) -> String {
 }
 
 impl Subject {
-    /// The lines `NAME=VALUE` that give `setting` this value for the tunnel.
+    /// Returns the lines `NAME=VALUE` with which the user gives `setting` the value `value` for
+    /// this tunnel.
     fn to_set(&self, setting: &Declaration, value: &str) -> Vec<String> {
         self.names_to_set(setting).into_iter().map(|name| format!("{name}={value}")).collect()
     }
 
-    /// The names under which the user can change `setting` for the tunnel: the general variable or
-    /// option if this is the only tunnel and no setting for a single variable overrides the general
-    /// setting. Otherwise the setting for each of the tunnel's variables.
+    /// Returns the names under which the user can change `setting` for this tunnel. If this is the
+    /// only tunnel, and no setting for a single variable overrides the general setting, the name is
+    /// the general variable or option. Otherwise there is a name for each of the tunnel's
+    /// variables.
     fn names_to_set(&self, setting: &Declaration) -> Vec<String> {
         let route = &self.tunnel.route;
         let own: Vec<String> = route.variables.iter().map(|name| setting.for_one(name)).collect();

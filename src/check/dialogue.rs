@@ -1,4 +1,4 @@
-//! The steps of `--check` that send commands to Redis: AUTH, PING, SELECT and INFO.
+//! Performs the part of `--check` that sends commands to Redis: AUTH, PING, SELECT and INFO.
 
 use std::io;
 use std::time::Instant;
@@ -15,19 +15,19 @@ use crate::tunnel::failure::{self, Failure};
 use crate::tunnel::stream::TlsUpstream;
 use crate::tunnel::{attempts, client_limit, hints, late_refusal};
 
-/// The longest reply to INFO that the check reads, in bytes.
+/// The longest reply to INFO that `--check` reads, in bytes.
 const LONGEST_INFO: usize = 8192;
 
-/// A connection to Redis that satisfies the tunnel's settings. The check sends one request at a
-/// time.
+/// A connection to Redis that uses the tunnel's settings. `--check` sends one request at a time on
+/// this connection.
 struct Dialogue<'a> {
     subject: &'a Subject,
     stream: TlsUpstream,
     deadline: tokio::time::Instant,
 }
 
-/// Takes the steps AUTH, PING and SELECT, and then asks for Redis's mode and number of clients.
-/// Adds the results to `report`. Returns `None` if a step failed.
+/// Runs the steps AUTH, PING and SELECT, and then asks Redis for its mode and its number of
+/// clients. Adds the results to `report`. Returns `None` if a step failed.
 pub async fn speak(
     subject: &Subject,
     report: &mut Report,
@@ -47,14 +47,15 @@ pub async fn speak(
     if !subject.databases.is_empty() {
         report.step("SELECT", redis.select(), String::clone).await?;
     }
-    // An error here is no failure, because the tunnel works without this information.
+    // Ignore errors, because the tunnel works without Redis's mode and number of clients.
     let _ = timeout_at(deadline, redis.describe(report)).await;
     Some(())
 }
 
 impl Dialogue<'_> {
-    /// Sends AUTH with the URL's user and password. Redis 5 and older have no users: if Redis
-    /// refuses the user, the check sends AUTH again with the password only, as clients do.
+    /// Sends AUTH with the URL's user and password. Redis 5 and older have no users. If Redis
+    /// refuses the user for this reason, the check sends AUTH again with the password only, as
+    /// clients do.
     async fn authenticate(&mut self, known: &Credentials) -> Result<String, Problem> {
         let user = known.user.as_ref();
         let mut reply = self.ask(&auth_command(user, &known.password)).await?;
@@ -65,8 +66,8 @@ impl Dialogue<'_> {
                       Clients that always send the URL's user cannot log in";
         }
         if reply.contains("without any password") || reply.contains("no password is set") {
-            // Redis 5 without a password, or a later Redis whose default user has no password. The
-            // app works with both.
+            // The server is Redis 5 without a password, or a later Redis whose default user has no
+            // password. The app can use both servers.
             return Ok("the server requires no password".to_owned());
         }
         if reply == "+OK" { Ok(detail.to_owned()) } else { Err(self.problem(&reply)) }
@@ -80,7 +81,7 @@ impl Dialogue<'_> {
         }
     }
 
-    /// Sends SELECT for each database that a URL names.
+    /// Sends SELECT for each database in the tunnel's URLs.
     async fn select(&mut self) -> Result<String, Problem> {
         let databases = &self.subject.databases;
         for database in databases {
@@ -101,7 +102,7 @@ impl Dialogue<'_> {
         Ok(format!("database {}", databases.join(", ")))
     }
 
-    /// Adds Redis's mode and number of clients to the report
+    /// Asks Redis for its mode and its number of clients, and adds both to the report
     /// (<https://redis.io/docs/latest/commands/info/>).
     async fn describe(&mut self, report: &mut Report) -> io::Result<()> {
         report.mode = field(&self.info("server").await?, "redis_mode");
@@ -110,7 +111,8 @@ impl Dialogue<'_> {
         Ok(())
     }
 
-    /// A section of INFO's reply; empty if this user may not call INFO.
+    /// Returns one section of Redis's reply to INFO. The text is empty if this user may not call
+    /// INFO.
     async fn info(&mut self, section: &str) -> io::Result<String> {
         let line = self.exchange(&resp::request(&["INFO", section])).await?;
         let Some(length) = line.strip_prefix('$').and_then(|number| number.parse::<usize>().ok())
@@ -125,7 +127,7 @@ impl Dialogue<'_> {
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
-    /// Sends a request, and returns the first line of its reply.
+    /// Sends a request to Redis, and returns the first line of the reply.
     async fn ask(&mut self, request: &[u8]) -> Result<String, Problem> {
         let no_answer = |text| Problem { text, advice: Some(hints::NO_ANSWER.to_owned()) };
         match timeout_at(self.deadline, self.exchange(request)).await {
@@ -148,7 +150,7 @@ impl Dialogue<'_> {
         Ok(String::from_utf8_lossy(&line).into_owned())
     }
 
-    /// The problem that an unexpected reply shows.
+    /// Describes the problem that an unexpected reply shows. `line` is the reply's first line.
     fn problem(&self, line: &str) -> Problem {
         let refused = line.starts_with("-WRONGPASS") || line.starts_with("-ERR invalid password");
         let (text, advice) = if refused {
@@ -170,13 +172,14 @@ impl Dialogue<'_> {
     }
 }
 
-/// A request to log in with a user and a password, or with the password only.
+/// Makes a request to log in with a user and a password, or with the password only.
 fn auth_command(user: Option<&Secret>, password: &Secret) -> Vec<u8> {
     let words = [Some("AUTH"), user.map(Secret::expose), Some(password.expose())];
     resp::request(&words.into_iter().flatten().collect::<Vec<_>>())
 }
 
-/// True if `reply`, to AUTH with a user, comes from a Redis before 6, which has no users.
+/// True if `reply` shows that Redis is older than version 6 and has no users. `reply` is the reply
+/// to AUTH with a user.
 fn knows_no_users(reply: &str) -> bool {
     reply.to_ascii_lowercase().starts_with("-err wrong number of arguments for 'auth'")
 }
@@ -185,11 +188,12 @@ fn not_allowed(command: &str) -> String {
     format!("Redis answered, but the ACL does not allow this user to call {command}")
 }
 
-/// A server's error without the leading `-`. If the error repeats the user or the password, they
-/// are masked.
+/// Returns a server's error without the leading `-`, and masks the user and the password in the
+/// error.
 fn shown(error: &str, credentials: Option<&Credentials>) -> String {
-    // Redis may say "unknown command 'AUTH', with args beginning with: 'USER' 'PASSW". Redis cuts
-    // the arguments at any place, so the check would not find the password there.
+    // Remove the arguments from an error such as "unknown command 'AUTH', with args beginning with:
+    // 'USER' 'PASSW". Redis may cut the password off at any place, and the check could not find and
+    // mask a part of the password.
     let error = error.split(", with args beginning with").next().unwrap_or_default();
     let mut error = error.trim_start_matches('-').to_owned();
     let user = credentials.and_then(|known| known.user.as_ref());
@@ -200,7 +204,7 @@ fn shown(error: &str, credentials: Option<&Credentials>) -> String {
     error
 }
 
-/// The value of a field in INFO's reply.
+/// Returns the value of the field `name` in Redis's reply to INFO.
 fn field(info: &str, name: &str) -> Option<String> {
     let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     Some(printable(value))
@@ -211,8 +215,8 @@ fn clients(info: &str) -> Option<Clients> {
     Some(Clients { connected: number("connected_clients")?, most: number("maxclients")? })
 }
 
-/// Advice about a Redis that tells clients to connect to other addresses. For these connections,
-/// clients do not use the tunnel.
+/// Returns advice about a Redis that tells its clients to connect to other addresses. For
+/// connections to these addresses, clients do not use the tunnel.
 fn mode_advice(mode: &str) -> Option<&'static str> {
     match mode {
         "cluster" => Some(

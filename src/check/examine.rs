@@ -1,4 +1,4 @@
-//! Examines all tunnels of a plan at the same time.
+//! Examines all tunnels at the same time, for `--check`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::tunnel::Tunnel;
 use crate::tunnel::failure::{Failure, Step};
 use crate::tunnel::upstream;
 
-/// Examines the tunnels of `plan`. The reports are in the plan's order.
+/// Examines each tunnel of `plan`, and returns one report per tunnel, in the plan's order.
 pub async fn all(plan: Plan, settings: &Settings) -> Vec<(Subject, Report)> {
     let subjects = plan.routes.iter().enumerate().map(|(index, route)| Subject {
         tunnel: Tunnel::new(
@@ -48,14 +48,16 @@ async fn examine(subject: Subject) -> (Subject, Report) {
     (subject, report)
 }
 
-/// Takes the steps, and adds the results to `report`. Returns `None` if a required step failed.
+/// Runs all steps of the check for one tunnel, and adds the results to `report`. Returns `None` if
+/// a required step failed.
 async fn take_steps(subject: &Subject, report: &mut Report) -> Option<()> {
     let tunnel = &subject.tunnel;
     let deadline = tokio::time::Instant::now() + tunnel.settings.connect_timeout;
     let (addresses, certificate) = reach(tunnel, report, deadline).await?;
     let (outcome, detail) = pin_outcome(&tunnel.route.trust, &certificate);
     report.add("pin", outcome, detail);
-    // Try both levels at the same time, even if the settings require neither level.
+    // Verify the server at the levels `ca` and `full` at the same time, even if the settings
+    // require neither level.
     let (ca, full) = tokio::join!(
         would_pass(tunnel, Verify::Ca, &addresses, deadline),
         would_pass(tunnel, Verify::Full, &addresses, deadline)
@@ -67,7 +69,8 @@ async fn take_steps(subject: &Subject, report: &mut Report) -> Option<()> {
     if report.works() { speak(subject, report, deadline).await } else { None }
 }
 
-/// Runs `step` until `deadline`. `late` is the step to name in the error if the time is up.
+/// Runs the future `step` until `deadline`. If the future takes longer, the error says that the
+/// step `late` timed out.
 async fn within<T>(
     deadline: tokio::time::Instant,
     late: Step,
@@ -76,15 +79,15 @@ async fn within<T>(
     timeout_at(deadline, step).await.unwrap_or_else(|_| Err(Failure::timed_out(late)))
 }
 
-/// Takes the steps name lookup, TCP and TLS, and adds the results to `report`. Returns the server's
+/// Runs the steps name lookup, TCP and TLS, and adds the results to `report`. Returns the server's
 /// addresses and certificate, or `None` if a step failed.
 async fn reach(
     tunnel: &Tunnel,
     report: &mut Report,
     deadline: tokio::time::Instant,
 ) -> Option<(Vec<SocketAddr>, Certificate)> {
-    // Set up OpenSSL before the TLS step, so that this step's duration is the handshake's. The
-    // handshake reports an error of the set-up.
+    // Set up OpenSSL before the TLS step, so that the step's duration does not include the set-up.
+    // If the set-up fails, the handshake reports the error.
     let connector = Connector::unverified(&tunnel.route.trust);
     let _ = connector.prepare().await;
     let problem = |failure: Failure| Problem::of(&failure, tunnel);
@@ -105,7 +108,8 @@ async fn reach(
 
     let handshake = async {
         let sessions = Arc::default();
-        // This handshake accepts every certificate, so a failure is not about the certificate.
+        // This handshake accepts every certificate, so the handshake never fails because of the
+        // certificate.
         let handshake = upstream::handshake(tunnel, &connector, stream, &sessions);
         let (tls, _) = within(deadline, Step::Tls, handshake).await.map_err(problem)?;
         let unreadable = || Failure::Misconfigured(Misconfiguration::unreadable_certificate());
@@ -123,8 +127,8 @@ fn pin_outcome(trust: &Trust, certificate: &Certificate) -> (Outcome, &'static s
     }
 }
 
-/// Makes a TLS handshake to find out whether the server passes at the level `verify`, with the CAs
-/// and the server name that the user has set.
+/// Makes a TLS handshake to find out whether the server passes verification at the level `verify`,
+/// with the CAs and the server name that the user has set.
 async fn would_pass(
     tunnel: &Tunnel,
     verify: Verify,

@@ -18,13 +18,13 @@ use report::{Report, Subject};
 /// Examines every tunnel of `plan`, prints the report to stdout, and returns the exit code.
 ///
 /// # Errors
-/// If the runtime cannot start, or stdout cannot be written.
+/// If tokio's runtime cannot start, or if writing to stdout fails.
 pub fn run(plan: Plan, settings: &Settings) -> anyhow::Result<u8> {
     let found_urls = plan.found_urls();
     let mut notes: Vec<_> = announce::reasons(&plan).into_iter().flatten().collect();
     let untouched = plan.untouched().collect::<Vec<_>>().join(" ");
     if settings.log.format == LogFormat::Json {
-        // The notes go to the log, because stdout gets only one JSON object per tunnel.
+        // Log the notes, because stdout must contain only one JSON object per tunnel.
         announce::unused(&plan);
         if !found_urls {
             err!(at = "no-redis-url", msg = why_none(&untouched));
@@ -37,8 +37,8 @@ pub fn run(plan: Plan, settings: &Settings) -> anyhow::Result<u8> {
         notes.push(("sandbox".to_owned(), Rights::default().try_out().to_string()));
     }
     let code = match reports.iter().all(|(_, report)| report.works()) {
-        // Without a Redis URL the check must fail, because the user may have misspelt a variable's
-        // name.
+        // If there is no Redis URL, the check must fail, because the user may have misspelt a
+        // variable's name.
         _ if !found_urls => exit::CONFIG,
         true => exit::SUCCESS,
         false => exit::CHECK_FAILED,
@@ -64,8 +64,8 @@ fn tables(reports: &[(Subject, Report)], untouched: &str, notes: &[(String, Stri
     parts.join("\n")
 }
 
-/// The reason why there is no tunnel. `untouched` lists the variables whose Redis URLs need no
-/// tunnel.
+/// Returns the reason why there is no tunnel. `untouched` lists the variables whose Redis URLs need
+/// no tunnel.
 fn why_none(untouched: &str) -> String {
     match untouched {
         "" => names::NO_URL.to_owned(),

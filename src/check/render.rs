@@ -1,4 +1,4 @@
-//! Prints a report as a table or as JSON.
+//! Writes a report of `--check` as a table or as JSON.
 
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;
@@ -11,10 +11,10 @@ use crate::tls::Certificate;
 
 /// The maximum width of a table's line, in characters.
 const COLUMNS: usize = 80;
-/// The column where the text of a step's row begins.
+/// The column at which the text of each step's row begins.
 const TEXT: usize = 36;
 
-/// Whether the table may have colours.
+/// True if the table may have colours.
 pub struct Paint(bool);
 
 impl Paint {
@@ -24,7 +24,8 @@ impl Paint {
         Paint(io::stdout().is_terminal() && !is_unwanted)
     }
 
-    /// `text` with a terminal's code for a colour or a style (SGR in ECMA-48 section 8.3.117).
+    /// Returns `text` with the terminal's code for a colour or a style (SGR in ECMA-48 section
+    /// 8.3.117).
     fn paint(&self, code: u8, text: &str) -> String {
         if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
@@ -51,8 +52,8 @@ pub fn as_table(subject: &Subject, report: &Report, paint: &Paint) -> String {
     table + &report.advice.iter().map(|advice| advised(advice)).collect::<String>()
 }
 
-/// One text of [`Report::advice`] for the table. The table never wraps settings, because users copy
-/// them.
+/// Writes one text of [`Report::advice`] for the table. Settings are never wrapped, because users
+/// copy the settings.
 fn advised(advice: &str) -> String {
     let (text, settings) = advice.split_once('\n').unwrap_or((advice, ""));
     let settings = settings.lines().map(|setting| format!("    {setting}\n"));
@@ -84,7 +85,7 @@ fn rows_of(certificate: &Certificate) -> String {
         + &format!("    {}\n", certificate.pin)
 }
 
-/// The time until a certificate expires, in words. `left` is the number of whole days.
+/// Describes the time until a certificate expires. `left` is the number of whole days.
 fn in_days(left: i64) -> String {
     match left {
         ..0 => "expired".to_owned(),

@@ -1,4 +1,4 @@
-//! The report about one tunnel.
+//! The report of `--check` about one tunnel.
 
 use std::time::{Duration, Instant};
 
@@ -8,22 +8,23 @@ use crate::tunnel::Tunnel;
 use crate::tunnel::failure::Failure;
 use crate::tunnel::hints::Described;
 
-/// The names of the steps, in their order; lower case in JSON. The steps `ca` and `full` try these
-/// levels of verification. The check omits `SELECT` if no URL names a database other than 0.
+/// The names of the check's steps, in the order of the steps. JSON reports have these names in
+/// lower case. The steps `ca` and `full` verify the server at these levels of `--verify`. The check
+/// omits `SELECT` if no URL names a database other than 0.
 pub const STEPS: [&str; 9] =
     ["look-up", "TCP", "TLS", "pin", "ca", "full", "AUTH", "PING", "SELECT"];
 
-/// A tunnel to examine.
+/// A tunnel that `--check` examines.
 pub struct Subject {
     pub tunnel: Tunnel,
     pub credentials: Option<Credentials>,
     /// The numbers of the databases in this tunnel's URLs, except 0.
     pub databases: Vec<String>,
-    /// True if there is no other tunnel that a general setting would affect, too.
+    /// True if this is the only tunnel, so that a general setting affects no other tunnel.
     pub is_single: bool,
 }
 
-/// The result of one step.
+/// The result of one step of the check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Ok,
@@ -49,7 +50,7 @@ impl Outcome {
     }
 }
 
-/// The report about one step.
+/// The report about one step of the check.
 #[derive(Debug)]
 pub struct StepReport {
     pub name: &'static str,
@@ -60,7 +61,7 @@ pub struct StepReport {
     pub required: bool,
 }
 
-/// Why a step failed, and advice on how to correct the problem.
+/// The reason why a step failed, and advice on how to solve the problem.
 pub struct Problem {
     pub text: String,
     pub advice: Option<String>,
@@ -78,8 +79,8 @@ impl Problem {
 pub struct Report {
     pub steps: Vec<StepReport>,
     pub certificate: Option<Certificate>,
-    /// Each text says in its first line what to do. The further lines of a text are settings
-    /// `NAME=VALUE` that the user can copy.
+    /// Advice for the user. The first line of each text says what to do, and each further line is a
+    /// setting `NAME=VALUE` that the user can copy.
     pub advice: Vec<String>,
     /// Redis's mode according to INFO: `standalone`, `cluster` or `sentinel`. `None` if a step
     /// failed before INFO, or if this user may not call INFO.
@@ -87,12 +88,13 @@ pub struct Report {
     pub clients: Option<Clients>,
 }
 
-/// The number of clients that are connected to a server, according to INFO.
+/// The number of a server's clients, and the limit on this number, according to Redis's reply to
+/// INFO.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Clients {
-    /// The number includes the check's own connection.
+    /// The number of connected clients, including the check's own connection.
     pub connected: u64,
-    /// The server's limit on clients.
+    /// The maximum number of clients that the server allows.
     pub most: u64,
 }
 
@@ -101,7 +103,7 @@ impl Report {
         self.steps.iter().all(|step| !step.required || step.outcome.is_good())
     }
 
-    /// Adds a step that took no time.
+    /// Adds the result of a step that took no time.
     pub fn add(&mut self, name: &'static str, outcome: Outcome, detail: &str) {
         self.push(name, outcome, detail.to_owned(), Duration::ZERO);
     }
@@ -110,8 +112,8 @@ impl Report {
         self.steps.push(StepReport { name, outcome, detail, took, required: true });
     }
 
-    /// Takes a step, and adds the result and the duration. `detail` describes a successful result.
-    /// Returns `None` if the step failed.
+    /// Runs a step, and adds its result and duration to the report. If the step succeeds, `detail`
+    /// describes the result. Returns `None` if the step fails.
     pub async fn step<T>(
         &mut self,
         name: &'static str,
@@ -131,7 +133,8 @@ impl Report {
         }
     }
 
-    /// Adds a step that has just failed.
+    /// Adds a failed step, which began at the time `started`. Puts the problem's advice before all
+    /// other advice.
     pub fn fail(&mut self, name: &'static str, started: Instant, problem: Problem) {
         self.push(name, Outcome::Failed, problem.text, started.elapsed());
         self.advice.splice(0..0, problem.advice);

@@ -3,52 +3,57 @@
 use super::histogram::{Histogram, differences};
 use super::reason::{CloseReason, FailureReason, Handshake, PoolResult, UpstreamState};
 
-/// The numbers of one tunnel. Each number only grows, unless its comment says "now", "highest" or
+/// The counts of one tunnel. Each count only grows, unless its comment says "now", "highest" or
 /// "latest".
 #[derive(Debug, Default, Clone)]
 pub struct Counts {
-    /// Open app connections now.
+    /// The number of app connections that are open now.
     pub open: u64,
     pub accepted: u64,
-    /// Ended app connections by reason, in the order of [`CloseReason::WORDS`].
+    /// The number of app connections that ended without a failure, for each reason in
+    /// [`CloseReason::WORDS`].
     pub closed: [u64; CloseReason::COUNT],
-    /// Failed app connections by reason, in the order of [`FailureReason::WORDS`].
+    /// The number of app connections that failed, for each reason in [`FailureReason::WORDS`].
     pub failed: [u64; FailureReason::COUNT],
-    /// App connections that wait for a connection to Redis now.
+    /// The number of app connections that wait for a connection to Redis now.
     pub waiting: u64,
-    /// Failed attempts to accept an app connection.
+    /// The number of failed attempts to accept an app connection.
     pub accept_errors: u64,
-    /// Connections that Redis refused, probably because Redis was at its client limit.
+    /// The number of connections that Redis refused, probably because Redis was at its client
+    /// limit.
     pub max_clients: u64,
-    /// Plaintext bytes from the app to Redis, without TLS overhead.
+    /// The number of plaintext bytes from the app to Redis, without TLS overhead.
     pub sent: u64,
-    /// Plaintext bytes from Redis to the app, without TLS overhead.
+    /// The number of plaintext bytes from Redis to the app, without TLS overhead.
     pub received: u64,
-    /// Connections to Redis now, in the order of [`UpstreamState::WORDS`].
+    /// The number of connections to Redis now, for each state in [`UpstreamState::WORDS`].
     pub upstream: [u64; UpstreamState::COUNT],
     /// The highest number of connections to Redis since the launcher started.
     pub peak: u64,
-    /// The highest number of connections to Redis since the current [`super::history::SLOT`] began.
+    /// The highest number of connections to Redis since the current time slot of the history began.
+    /// [`super::history::SLOT`] is the length of a time slot.
     pub slot_peak: u64,
-    /// Connections that the pool gave to apps, in the order of [`PoolResult::WORDS`].
+    /// The number of connections that the pool gave to apps, for each result in
+    /// [`PoolResult::WORDS`].
     pub pool: [u64; PoolResult::COUNT],
-    /// Durations of successful handshakes, in the order of [`Handshake::WORDS`].
+    /// The durations of successful TLS handshakes, for each kind in [`Handshake::WORDS`].
     pub handshakes: [Histogram; Handshake::COUNT],
-    /// The times from accepting an app connection until its connection to Redis was ready.
+    /// The times that app connections waited, from their acceptance until a connection to Redis was
+    /// ready.
     pub connection_wait: Histogram,
-    /// The times from a request to the first byte of its reply.
+    /// The times from a request of the app to the first byte of Redis's reply.
     pub reply_wait: Histogram,
     /// The time of Redis's latest answer to an app, in milliseconds since 1970.
     pub last_success: Option<u64>,
 }
 
 impl Counts {
-    /// The number of connections to Redis in all states.
+    /// Returns the number of connections to Redis in all states.
     pub fn held(&self) -> u64 {
         self.upstream.iter().sum()
     }
 
-    /// The number of connections to Redis that have finished the TLS handshake.
+    /// Returns the number of connections to Redis that have finished the TLS handshake.
     pub fn established(&self) -> u64 {
         self.held() - self.upstream[UpstreamState::Connecting as usize]
     }
@@ -57,8 +62,8 @@ impl Counts {
         self.failed.iter().sum()
     }
 
-    /// The increase of each counter since `before`, an earlier copy of these counts. Numbers that
-    /// do not only grow are copied from `self`.
+    /// Returns the increase of each count that only grows since `before`, an earlier copy of these
+    /// counts. All other counts are copied from `self`.
     pub fn since(&self, before: &Counts) -> Counts {
         let handshakes = |mode: usize| self.handshakes[mode].since(&before.handshakes[mode]);
         Counts {

@@ -1,4 +1,4 @@
-//! Guards that count a connection until they are dropped.
+//! Counts each connection with a guard, until the guard is dropped.
 
 use std::sync::Arc;
 use std::thread;
@@ -17,13 +17,14 @@ impl TunnelFigures {
         Arrival { figures: self.clone(), accepted: now, is_ready: false, decided: false }
     }
 
-    /// Counts an app connection as waiting for a connection to Redis.
+    /// Counts an app connection as waiting for a connection to Redis, until the returned guard is
+    /// dropped.
     pub fn wait(self: &Arc<Self>) -> Waiting {
         self.state().counts.waiting += 1;
         Waiting(self.clone())
     }
 
-    /// Counts a connection to Redis.
+    /// Counts a connection to Redis in the state `state`, until the returned guard is dropped.
     pub fn hold(self: &Arc<Self>, state: UpstreamState) -> Held {
         let counts = &mut self.state_at(Instant::now()).counts;
         counts.upstream[state as usize] += 1;
@@ -32,7 +33,7 @@ impl TunnelFigures {
         Held { figures: self.clone(), state }
     }
 
-    /// A clock that measures how long a connection waits for Redis's replies.
+    /// Returns a clock that measures how long one connection waits for Redis's replies.
     pub fn reply_clock(&self) -> ReplyClock<'_> {
         let mut state = self.state();
         state.last_key += 1;
@@ -40,7 +41,7 @@ impl TunnelFigures {
     }
 }
 
-/// Counts an app connection as waiting.
+/// A guard that counts an app connection as waiting for a connection to Redis.
 #[derive(Debug)]
 pub struct Waiting(Arc<TunnelFigures>);
 
@@ -50,7 +51,7 @@ impl Drop for Waiting {
     }
 }
 
-/// Counts a connection to Redis.
+/// A guard that counts a connection to Redis.
 #[derive(Debug)]
 pub struct Held {
     figures: Arc<TunnelFigures>,
@@ -58,7 +59,7 @@ pub struct Held {
 }
 
 impl Held {
-    /// Counts the connection under another state from now on.
+    /// Counts the connection to Redis in the state `state` from now on.
     pub fn set_state(&mut self, state: UpstreamState) {
         let upstream = &mut self.figures.state().counts.upstream;
         upstream[self.state as usize] -= 1;
@@ -73,13 +74,14 @@ impl Drop for Held {
     }
 }
 
-/// The status page shows this error and this hint after a panic.
+/// The error that the status page shows after the launcher has panicked. `DEFECT_HINT` is the hint
+/// for this error.
 const DEFECT: &str = "start-stunnel has a defect";
 const DEFECT_HINT: &str = "please report the log line at=internal-error";
 
-/// Counts an app connection as open. When the guard is dropped, the connection counts as closed or
-/// failed instead, for the first reason that the guard was given. If the guard was given no reason,
-/// the connection was closed by a panic or by the end of the drain.
+/// A guard that counts an app connection as open. When the guard is dropped, the connection counts
+/// as closed or failed instead, for the first reason that the guard was given. If the guard was
+/// given no reason, a panic or the end of the drain closed the connection.
 #[derive(Debug)]
 pub struct Arrival {
     figures: Arc<TunnelFigures>,
@@ -89,8 +91,8 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    /// Records how long the app connection has waited for its connection to Redis. Later calls
-    /// record nothing.
+    /// Records how long the app connection has waited for its connection to Redis. Only the first
+    /// call of this function records a time.
     pub fn ready(&mut self, now: Instant) {
         if !std::mem::replace(&mut self.is_ready, true) {
             self.figures.state_at(now).counts.connection_wait.observe(now - self.accepted);
@@ -130,12 +132,14 @@ pub struct ReplyClock<'a> {
 }
 
 impl ReplyClock<'_> {
-    /// Notes that bytes were sent to Redis. A wait begins, unless the connection already waits.
+    /// Notes that bytes were sent to Redis at the time `now`. If the connection was not waiting for
+    /// a reply, a wait begins.
     pub fn sent(&self, now: Instant) {
         self.figures.state().waits.entry(self.key).or_insert(now);
     }
 
-    /// Notes that bytes came from Redis. If the connection waits, the wait ends.
+    /// Notes that bytes came from Redis at the time `now`. If the connection was waiting for a
+    /// reply, the wait ends.
     pub fn received(&self, now: Instant) {
         let mut state = self.figures.state_at(now);
         let began = state.waits.remove(&self.key);

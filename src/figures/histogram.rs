@@ -1,15 +1,17 @@
-//! Durations, counted in buckets.
+//! Counts durations in buckets.
 
 use std::time::Duration;
 
-/// The upper bounds of the buckets, in seconds. One more bucket, without a bound, follows.
+/// The upper bounds of the buckets, in seconds. A histogram has one more bucket, for longer
+/// durations.
 pub const BUCKETS: [f64; 13] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// The number of durations in each bucket, and the sum of all durations.
 #[derive(Debug, Default, Clone)]
 pub struct Histogram {
-    /// Each duration counts in one bucket only, unlike in Prometheus's cumulative buckets.
+    /// The number of durations in each bucket. Each duration counts in one bucket only, whereas
+    /// Prometheus's buckets are cumulative.
     pub counts: [u64; BUCKETS.len() + 1],
     pub sum: Duration,
 }
@@ -21,20 +23,20 @@ impl Histogram {
         self.sum += duration;
     }
 
-    /// The number of all durations.
+    /// Returns the number of all durations.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// The durations that were added since `before`, an earlier copy of this histogram.
+    /// Returns the durations that were added since `before`, an earlier copy of this histogram.
     pub fn since(&self, before: &Histogram) -> Histogram {
         let counts = differences(&self.counts, &before.counts);
         Histogram { counts, sum: self.sum - before.sum }
     }
 
-    /// The 95th percentile in seconds; `None` if there are no durations. Like Prometheus's function
-    /// `histogram_quantile`, the computation assumes that the durations in a bucket are evenly
-    /// spread, and that no duration exceeds the last bound.
+    /// Returns the 95th percentile of the durations in seconds, or `None` if there are no
+    /// durations. Like Prometheus's function `histogram_quantile`, this function assumes that the
+    /// durations in a bucket are evenly spread, and that no duration exceeds the last bound.
     pub fn p95(&self) -> Option<f64> {
         let all = self.count();
         if all == 0 {

@@ -1,4 +1,4 @@
-//! The counts of the last ten minutes, in time slots of 30 seconds.
+//! Keeps the counts of the last ten minutes, in time slots of 30 seconds.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -7,28 +7,28 @@ use tokio::time::Instant;
 
 use super::counts::Counts;
 
-/// The length of a time slot.
+/// The length of a time slot of the history.
 pub const SLOT: Duration = Duration::from_secs(30);
-/// The number of slots in ten minutes, including the current slot.
+/// The number of time slots in ten minutes, including the current slot.
 pub const POINTS: usize = 20;
-/// [`History::recent`] covers this many past slots, and the current slot.
+/// The number of past time slots that [`History::recent`] covers in addition to the current slot.
 const RECENT_SLOTS: usize = 10;
 
-/// The bar of the graph for one slot.
+/// The numbers that the graphs show for one time slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Point {
-    /// The highest number of connections to Redis.
+    /// The highest number of connections to Redis in the time slot.
     pub peak: u64,
     pub failed: u64,
 }
 
-/// The counts at the end of each slot.
+/// A tunnel's counts at the end of each past time slot.
 #[derive(Debug)]
 pub struct History {
-    /// The end of the current slot.
+    /// The time at which the current slot ends.
     slot_end: Instant,
-    /// The counts at the beginning of the oldest slot, and then the counts at the end of each past
-    /// slot.
+    /// The counts at the beginning of the oldest slot, followed by the counts at the end of each
+    /// past slot.
     marks: VecDeque<Counts>,
 }
 
@@ -39,10 +39,10 @@ impl Default for History {
 }
 
 impl History {
-    /// Ends the slots that are over at the time `now`.
+    /// Ends each time slot that is over at the time `now`.
     ///
-    /// No timer ends the slots. Instead, callers call this function before they change `counts`, so
-    /// that `counts` are still the counts at the end of the slot.
+    /// No timer ends the slots. Instead, each caller calls this function before the caller changes
+    /// `counts`, so that `counts` still has the values from the end of the slot.
     pub fn roll(&mut self, now: Instant, counts: &mut Counts) {
         while now >= self.slot_end {
             self.slot_end += SLOT;
@@ -54,13 +54,14 @@ impl History {
         }
     }
 
-    /// The counts of the last five minutes, or of up to one slot more. `now` has the current
-    /// counts.
+    /// Returns the counts of the last five minutes, or of at most 30 seconds more. `now` has the
+    /// current counts.
     pub fn recent(&self, now: &Counts) -> Counts {
         now.since(&self.marks[self.marks.len().saturating_sub(RECENT_SLOTS + 1)])
     }
 
-    /// The bars of the last ten minutes, the oldest slot first. `now` has the current counts.
+    /// Returns the numbers of each time slot in the last ten minutes, the oldest slot first. `now`
+    /// has the current counts.
     pub fn graph(&self, now: &Counts) -> Vec<Point> {
         let ends = self.marks.iter().skip(1).chain([now]);
         let slots = self.marks.iter().zip(ends);

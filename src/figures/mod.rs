@@ -1,8 +1,8 @@
 //! Counts connections, bytes, failures and waits.
 //!
 //! The modules [`crate::tunnel`], [`crate::pool`] and [`crate::supervisor`] change the figures.
-//! [`crate::status`] reads them as a [`TunnelSnapshot`]. The code that moves bytes never reads a
-//! figure.
+//! [`crate::status`] reads the figures as a [`TunnelSnapshot`]. The code that moves bytes never
+//! reads a figure.
 //!
 //! A mutex protects the figures of each tunnel. Locking the mutex never waits, because a single
 //! thread changes and reads the figures.
@@ -40,17 +40,18 @@ pub struct Figures {
     tunnels: Vec<Arc<TunnelFigures>>,
 }
 
-/// COMMAND's pid, start and state.
+/// The pid, the start time and the state of COMMAND.
 #[derive(Debug, Clone, Copy)]
 pub struct Command {
     pub pid: i32,
-    /// Milliseconds since 1970.
+    /// The time at which COMMAND was started, in milliseconds since 1970.
     pub started: u64,
     pub state: CommandState,
 }
 
 impl Figures {
-    /// `tunnels` has one entry per tunnel. `command` is the pid of COMMAND, which has just started.
+    /// Makes figures that are all 0. `tunnels` has the labels of each tunnel, and `command` is the
+    /// pid of COMMAND, which has just started.
     pub fn new(tunnels: Vec<TunnelLabels>, command: i32) -> Figures {
         let with_labels = |labels| TunnelFigures { labels, state: Mutex::default() };
         let tunnels = tunnels.into_iter().map(|labels| Arc::new(with_labels(labels)));
@@ -59,12 +60,13 @@ impl Figures {
         Figures { tunnels: tunnels.collect(), command }
     }
 
-    /// The tunnels, in the order of the labels that [`Figures::new`] got.
+    /// Returns the figures of each tunnel, in the order of the labels that [`Figures::new`] got.
     pub fn tunnels(&self) -> &[Arc<TunnelFigures>] {
         &self.tunnels
     }
 
-    /// The figures of the tunnels to this server, as in [`TunnelLabels::upstream`].
+    /// Returns the figures of each tunnel to one server. `upstream` is the server's name in
+    /// [`TunnelLabels::upstream`].
     pub fn of_server(&self, upstream: &str) -> Vec<Arc<TunnelFigures>> {
         self.tunnels.iter().filter(|tunnel| tunnel.labels.upstream == upstream).cloned().collect()
     }
@@ -77,7 +79,7 @@ impl Figures {
         *self.command.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A copy of the figures of all tunnels. `now` is the current time.
+    /// Copies the figures of all tunnels. `now` is the current time.
     pub fn snapshot(&self, now: Instant) -> Vec<TunnelSnapshot> {
         let tunnels = self.tunnels.iter().map(|tunnel| tunnel.snapshot(now));
         let mut tunnels: Vec<TunnelSnapshot> = tunnels.collect();
@@ -89,13 +91,13 @@ impl Figures {
         tunnels
     }
 
-    /// The sum of a count over all tunnels.
+    /// Returns the sum of one count over all tunnels. `count` selects the count.
     pub fn sum(&self, count: fn(&Counts) -> u64) -> u64 {
         self.tunnels.iter().map(|tunnel| tunnel.count(count)).sum()
     }
 }
 
-/// `time` in milliseconds since 1970.
+/// Converts `time` to milliseconds since 1970.
 pub fn unix_ms(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

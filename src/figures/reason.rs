@@ -1,8 +1,8 @@
-//! The values of the labels in metrics, and some events of the log. The log and the status page use
-//! the same words as the metrics.
+//! The words for the values of the metrics' labels, and for some log events. The metrics, the log
+//! and the status page use the same words.
 
-/// Declares an enum, and a word for each of its variants. The status page shows the words in this
-/// order.
+/// Declares an enum, and a word for each of its variants. The status page shows the words in the
+/// order of the variants.
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident {
         $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)+
@@ -15,7 +15,7 @@ macro_rules! words {
 
         impl $name {
             pub const COUNT: usize = [$($word,)+].len();
-            /// The words, in the order of the variants.
+            /// The words for all variants, in the order of the variants.
             pub const WORDS: [&str; Self::COUNT] = [$($word,)+];
 
             pub const fn word(self) -> &'static str {
@@ -26,23 +26,23 @@ macro_rules! words {
 }
 
 words! {
-    /// Why an app connection ended, if the connection did not fail.
+    /// The reason why an app connection ended without a failure.
     CloseReason {
-        /// Both sides closed the connection, or the app spoke TLS itself.
+        /// The app and Redis closed the connection, or the app spoke TLS itself.
         Closed = "closed",
-        /// Neither side sent a byte during the idle timeout.
+        /// Neither the app nor Redis sent a byte during the idle timeout.
         Idle = "idle",
         AppReset = "app_reset",
         RedisReset = "redis_reset",
         /// The app closed the connection before a connection to Redis was ready.
         Abandoned = "abandoned",
-        /// The launcher closed the connection at the end of the drain.
+        /// The launcher closed the app connection at the end of the drain.
         Drain = "drain",
     }
 }
 
 words! {
-    /// Why an app connection got no connection to Redis.
+    /// The reason why an app connection got no connection to Redis.
     FailureReason {
         Dns = "dns",
         TcpRefused = "tcp_refused",
@@ -61,7 +61,7 @@ words! {
         Descriptors = "descriptors",
         /// The system did not let the launcher start a thread for the name lookup.
         Threads = "threads",
-        /// The connection timed out in the queue of `--max-connections`.
+        /// The app connection timed out in the queue of `--max-connections`.
         QueueTimeout = "queue_timeout",
         Internal = "internal",
     }
@@ -70,11 +70,12 @@ words! {
 words! {
     /// The state of a connection to Redis.
     UpstreamState {
-        /// An app uses the connection.
+        /// An app uses the connection to Redis.
         Relaying = "relaying",
-        /// The connection waits in the pool for the next app connection.
+        /// The connection to Redis waits in the pool for the next app connection.
         Idle = "idle",
-        /// The launcher opens the connection, or resets the connection for the next app connection.
+        /// The launcher opens the connection to Redis, or resets the connection for the next app
+        /// connection.
         Connecting = "connecting",
     }
 }
@@ -82,7 +83,7 @@ words! {
 words! {
     /// The kind of connection to Redis that the pool gave to an app connection.
     PoolResult {
-        /// An earlier app connection had used this connection.
+        /// An earlier app connection has already used the connection to Redis.
         Reused = "reused",
         New = "new",
     }
@@ -92,7 +93,7 @@ words! {
     /// The kind of a TLS handshake.
     Handshake {
         Full = "full",
-        /// The handshake resumed an earlier session.
+        /// The handshake resumed an earlier TLS session.
         Resumed = "resumed",
     }
 }
@@ -108,7 +109,7 @@ words! {
 }
 
 words! {
-    /// The events of the log that are warnings about a tunnel's connections.
+    /// The log events that warn about a tunnel's connections.
     Event {
         AcceptFailed = "accept-failed",
         AppSpeaksTls = "app-speaks-tls",

@@ -1,4 +1,4 @@
-//! Tests of the figures as a whole.
+//! Tests how the modules of the figures work together.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ fn figures() -> Figures {
     Figures::new(vec![labels("A", "h:1"), labels("B", "h:1"), labels("C", "g:1")], 7)
 }
 
-/// The first tunnel's figures now.
+/// Returns the current figures of the first tunnel.
 fn first_of(figures: &Figures) -> TunnelSnapshot {
     figures.snapshot(Instant::now()).swap_remove(0)
 }

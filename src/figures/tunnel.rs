@@ -11,27 +11,28 @@ use super::history::{History, Point};
 use super::reason::{Handshake, PoolResult};
 use super::unix_ms;
 
-/// Facts about a tunnel that do not change. The metrics, the status page and the log show them, so
-/// they contain no secret.
+/// The facts about a tunnel that do not change. The facts contain no secret, because the metrics,
+/// the status page and the log show these facts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TunnelLabels {
-    /// The variables whose URLs lead through the tunnel; at least one. The first variable names the
-    /// tunnel.
+    /// The names of the variables whose URLs lead through the tunnel. There is at least one name,
+    /// and the first name is also the tunnel's name.
     pub variables: Vec<String>,
-    /// The server, as `host:port`.
+    /// The server to which the tunnel leads, as `host:port`.
     pub upstream: String,
     /// The tunnel's `--verify` level.
     pub verify: &'static str,
-    /// The limit on connections to Redis; `None`: no limit.
+    /// The limit on the tunnel's connections to Redis. `None` if there is no limit.
     pub limit: Option<u64>,
 }
 
 /// A tunnel's latest failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailureText {
-    /// Milliseconds since 1970.
+    /// The time of the failure, in milliseconds since 1970.
     pub at: u64,
-    /// The word of a [`super::FailureReason`], [`UNANSWERED`] or [`FULL`].
+    /// The reason for the failure: the word of a [`super::FailureReason`], [`UNANSWERED`] or
+    /// [`FULL`].
     pub reason: &'static str,
     pub error: String,
     pub hint: String,
@@ -40,15 +41,15 @@ pub struct FailureText {
 /// The server's certificate in the latest full TLS handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateText {
-    /// The host names in the certificate. A hostile server can put any text there.
+    /// The host names in the certificate. A hostile server can put any text into the names.
     pub names: String,
-    /// The end of validity, in seconds since 1970.
+    /// The end of the certificate's validity, in seconds since 1970.
     pub expires: i64,
 }
 
-/// The reason of a failure if Redis closed a connection instead of answering a request.
+/// The reason for a failure in which Redis closed a connection instead of answering a request.
 pub const UNANSWERED: &str = "unanswered";
-/// The reason of a failure if Redis's first reply was that Redis has too many clients.
+/// The reason for a failure in which Redis's first reply said that Redis has too many clients.
 pub const FULL: &str = "max_clients";
 
 /// A tunnel counts as failing for this long after its latest failure.
@@ -65,51 +66,54 @@ pub struct TunnelFigures {
 pub(super) struct State {
     pub counts: Counts,
     history: History,
-    /// The first failure since Redis's latest answer, in milliseconds since 1970; `None`: Redis
-    /// answered the latest attempt, or there was no attempt.
+    /// The time of the first failure since Redis's latest answer, in milliseconds since 1970.
+    /// `None` if there was no failure since this answer.
     failing_since: Option<u64>,
     last_failed: Option<Instant>,
     failure: Option<FailureText>,
     certificate: Option<CertificateText>,
-    /// The connections that wait for a reply, by the key of their [`super::ReplyClock`]. The value
-    /// is the time when the oldest unanswered bytes were sent.
+    /// For each connection that waits for a reply, the time at which the oldest unanswered bytes
+    /// were sent. The keys of the map are the keys of the [`super::ReplyClock`]s.
     pub waits: HashMap<u64, Instant>,
-    /// The key of the latest [`super::ReplyClock`].
+    /// The key that the latest [`super::ReplyClock`] got.
     pub last_key: u64,
 }
 
-/// A copy of a tunnel's figures.
+/// A copy of a tunnel's figures at one moment.
 #[derive(Debug, Clone)]
 pub struct TunnelSnapshot {
     pub labels: TunnelLabels,
     pub counts: Counts,
-    /// The number of connections to this tunnel's server, from all tunnels, that have finished the
-    /// TLS handshake.
+    /// The number of connections from all tunnels to this tunnel's server. Connections that have
+    /// not finished the TLS handshake do not count.
     pub open_to_server: u64,
-    /// How long the oldest unanswered request has waited for a reply; zero if no request waits.
+    /// The time that the oldest unanswered request has waited for a reply. Zero if no request
+    /// waits.
     pub longest_wait_for_reply: Duration,
-    /// The tunnel's first failure since its latest success, in milliseconds since 1970. `None` if
-    /// the tunnel works, or if the tunnel's latest failure is older than [`LAPSE`].
+    /// The time of the tunnel's first failure since its latest success, in milliseconds since 1970.
+    /// `None` if the tunnel works, or if the tunnel's latest failure is older than [`LAPSE`].
     pub failing_since: Option<u64>,
-    /// True if the latest attempt to connect failed, and is older than [`LAPSE`].
+    /// True if Redis has not answered since the tunnel's latest failure, and the failure is older
+    /// than [`LAPSE`].
     pub has_lapsed: bool,
     pub failure: Option<FailureText>,
     pub certificate: Option<CertificateText>,
     /// The counts of the last five minutes.
     pub recent: Counts,
-    /// The bars of the last ten minutes, the oldest slot first.
+    /// The numbers of each time slot in the last ten minutes, the oldest slot first.
     pub graph: Vec<Point>,
 }
 
 impl TunnelSnapshot {
-    /// The variable that names the tunnel.
+    /// Returns the name of the tunnel's first variable, which is also the tunnel's name.
     pub fn variable(&self) -> &str {
         self.labels.variables.first().map_or("", String::as_str)
     }
 }
 
 impl State {
-    /// True if the tunnel's latest failure is too old to tell whether the tunnel works now.
+    /// True if the tunnel has not failed, or if its latest failure is too old to tell whether the
+    /// tunnel works now.
     fn has_lapsed(&self, now: Instant) -> bool {
         self.last_failed.is_none_or(|failed| now - failed >= LAPSE)
     }
@@ -125,12 +129,13 @@ impl State {
 }
 
 impl TunnelFigures {
-    /// Locks the state, to change counts that the history does not show.
+    /// Locks the tunnel's figures. Callers may change only counts that the history does not show.
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the history's slots that are over at the time `now`, and locks the state.
+    /// Locks the tunnel's figures, and ends each time slot of the history that is over at the time
+    /// `now`.
     pub(super) fn state_at(&self, now: Instant) -> MutexGuard<'_, State> {
         let mut guard = self.state();
         let state = &mut *guard;
@@ -153,7 +158,8 @@ impl TunnelFigures {
         counts.received += received;
     }
 
-    /// Notes that Redis has sent the first byte on an app connection, so the tunnel works.
+    /// Notes that Redis has sent the first byte on an app connection, which shows that the tunnel
+    /// works.
     pub fn answered(&self) {
         let mut state = self.state();
         state.counts.last_success = Some(unix_ms(SystemTime::now()));
@@ -172,8 +178,8 @@ impl TunnelFigures {
         self.state().counts.handshakes[kind as usize].observe(took);
     }
 
-    /// Notes the names in the server's certificate, and the end of its validity in seconds since
-    /// 1970.
+    /// Notes the names in the server's certificate. `expires` is the end of the certificate's
+    /// validity, in seconds since 1970.
     pub fn saw_certificate(&self, names: String, expires: i64) {
         self.state().certificate = Some(CertificateText { names, expires });
     }
@@ -185,7 +191,7 @@ impl TunnelFigures {
         self.state_at(Instant::now()).counts.max_clients += 1;
     }
 
-    /// One of the tunnel's counts.
+    /// Returns one of the tunnel's counts. `count` selects the count.
     pub fn count(&self, count: fn(&Counts) -> u64) -> u64 {
         count(&self.state().counts)
     }

@@ -21,7 +21,7 @@ pub enum StatusAddress {
 }
 
 impl StatusAddress {
-    /// Parses `unix`, `PORT` (a port on 127.0.0.1) or `HOST:PORT`.
+    /// Parses an address of the form `unix`, `PORT` (a port on 127.0.0.1) or `HOST:PORT`.
     pub fn parse(text: &str) -> Option<StatusAddress> {
         if text.eq_ignore_ascii_case("unix") {
             return Some(StatusAddress::Unix);
@@ -41,7 +41,8 @@ impl StatusAddress {
         }
     }
 
-    /// The port; `None` if the kernel will choose the port, or for a Unix socket.
+    /// Returns the port. Returns `None` if the kernel will choose the port, or if the address is a
+    /// Unix socket.
     pub fn port(&self) -> Option<u16> {
         match self {
             StatusAddress::Tcp(_, port) => Some(*port).filter(|port| *port != 0),
@@ -60,13 +61,13 @@ impl fmt::Display for StatusAddress {
     }
 }
 
-/// A bound socket of the status page.
+/// The socket that serves the status page, already bound to its address.
 #[derive(Debug)]
 pub struct StatusListener {
     pub socket: Socket,
-    /// The URL of the page, or the path of the Unix socket.
+    /// The URL of the status page, or the path of its Unix socket.
     pub address: String,
-    /// True if other machines can reach the page.
+    /// True if other machines can reach the status page.
     pub is_exposed: bool,
     pub hosts: HostCheck,
 }
@@ -89,7 +90,7 @@ impl StatusListener {
         })
     }
 
-    /// A listener with a Unix socket that is already bound to `path`.
+    /// Makes a listener from a Unix socket that is already bound to `path`.
     pub fn unix(socket: Socket, path: &Path) -> StatusListener {
         // Browsers cannot connect to a Unix socket, so any `Host` header is harmless.
         let (address, hosts) = (path.display().to_string(), HostCheck::Off);

@@ -1,4 +1,4 @@
-//! Implements `--status`, which prints the state of each launcher of this user.
+//! Implements `--status`, which prints the state of each launcher that this user runs.
 
 use std::fs;
 use std::io;
@@ -17,27 +17,28 @@ use crate::logging::LogFormat;
 use crate::names;
 use crate::text::is_unprintable;
 
-/// The kernel's list of Unix sockets.
+/// The file in which the kernel lists all Unix sockets (proc_net(5)).
 const SOCKETS: &str = "/proc/net/unix";
-/// The time limit for a launcher's answer.
+/// The longest time that `--status` waits for a launcher's answer.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// The pause before `--status` asks a launcher again.
+/// The pause before `--status` tries again to reach a launcher.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// The longest answer to read. Real answers are far shorter.
+/// The maximum number of bytes that `--status` reads of a launcher's answer. Real answers are far
+/// shorter.
 const MAX_ANSWER_BYTES: u64 = 2 << 20;
 
-/// A launcher's answer.
+/// A launcher's answer to `--status`.
 struct Answer {
     text: String,
     /// True if all tunnels of the launcher work.
     well: bool,
 }
 
-/// Prints the state of each launcher of this user, and returns the exit code. `switched_off` means
-/// that `--enabled` is false, so that no launcher is expected.
+/// Prints the state of each launcher that this user runs, and returns the exit code. `switched_off`
+/// is true if `--enabled` is false. In this case, the absence of a launcher is no error.
 ///
 /// # Errors
-/// If the kernel's list of sockets cannot be read, or stdout cannot be written.
+/// If the kernel's list of sockets cannot be read, or if writing to stdout fails.
 pub fn run(format: LogFormat, switched_off: bool) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let answers = runtime.block_on(ask_all(format))?;
@@ -63,9 +64,9 @@ pub fn run(format: LogFormat, switched_off: bool) -> anyhow::Result<u8> {
     Ok(exit::print(&text, code)?)
 }
 
-/// The pids of all launchers, and the names of their sockets.
+/// Returns the pid of each launcher, and the name of the launcher's socket.
 fn launchers() -> anyhow::Result<Vec<(i32, String)>> {
-    // The names of other programs' sockets may contain bytes that are not UTF-8.
+    // Other programs may give their sockets names that are not UTF-8.
     let sockets = fs::read(SOCKETS).with_context(|| format!("could not read {SOCKETS}"))?;
     Ok(local::launchers(&String::from_utf8_lossy(&sockets)))
 }
@@ -84,16 +85,18 @@ async fn ask_all(format: LogFormat) -> anyhow::Result<Vec<Answer>> {
     Ok(answers)
 }
 
-/// A launcher's answer, or a text that says why the launcher does not answer. `None` if the
-/// launcher has ended, or if the socket does not belong to a launcher of this user.
+/// Asks a launcher for its state. If the launcher does not answer, the returned text says why.
+/// Returns `None` if the launcher has ended, or if the socket does not belong to a launcher of this
+/// user.
 async fn answer_of(launcher: &(i32, String), format: LogFormat) -> Option<Answer> {
     let asked = timeout(TIMEOUT, ask(launcher, format)).await;
     let error = match asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
         Ok(answer) => return answer,
         Err(error) => error,
     };
-    // The launcher may have ended meanwhile. A launcher that is about to end may close the
-    // connection before the launcher closes its socket.
+    // The launcher may have ended after `--status` found the launcher's socket. A launcher that is
+    // about to end may close the connection first and its socket later, so wait before you check
+    // whether the socket still exists.
     sleep(RETRY_PAUSE).await;
     if launchers().is_ok_and(|found| !found.contains(launcher)) {
         return None;
@@ -107,11 +110,12 @@ async fn answer_of(launcher: &(i32, String), format: LogFormat) -> Option<Answer
     Some(Answer { text: text + "\n", well: false })
 }
 
-/// Asks a launcher for its state. `None` if the socket does not belong to a launcher of this user.
+/// Asks a launcher for its state. Returns `None` if the socket does not belong to a launcher of
+/// this user.
 async fn ask((pid, name): &(i32, String), format: LogFormat) -> io::Result<Option<Answer>> {
     let mut stream = loop {
         match UnixStream::connect(format!("\0{name}")).await {
-            // The launcher has not yet accepted earlier connections, and their queue is full.
+            // The launcher's queue is full of connections that the launcher has not yet accepted.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(RETRY_PAUSE).await,
             connected => break connected?,
         }

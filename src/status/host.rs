@@ -1,10 +1,11 @@
 //! Checks the `Host` header of requests to the status page.
 //!
-//! A website can make its own name resolve to 127.0.0.1. Then a browser lets the website read pages
-//! that are served on 127.0.0.1 (DNS rebinding,
-//! <https://owasp.org/www-community/attacks/DNS_Rebinding>). Such requests have the website's name
-//! in their `Host` header. A status page on another address than loopback accepts every `Host`
-//! header, because the network can read this page anyway.
+//! A website can make its own name resolve to 127.0.0.1, so that a visitor's browser lets the
+//! website read pages of local servers, such as the status page (DNS rebinding,
+//! <https://owasp.org/www-community/attacks/DNS_Rebinding>). The requests of such a browser have
+//! the website's name in their `Host` header. If the status page listens on an address other than
+//! loopback, the server accepts every `Host` header, because other machines can read this page
+//! anyway.
 
 use std::net::IpAddr;
 
@@ -12,14 +13,16 @@ use hyper::http::uri::Authority;
 
 #[derive(Debug, Clone)]
 pub enum HostCheck {
-    /// Accepts every host.
+    /// Accepts every `Host` header.
     Off,
-    /// Accepts IP addresses, `localhost`, and this name from the setting `--status-address`.
+    /// Accepts a `Host` header that contains an IP address, `localhost`, or this name, which is the
+    /// host in `--status-address`.
     Named(String),
 }
 
 impl HostCheck {
-    /// True if the `Host` header `authority` is accepted: a host with or without a port.
+    /// True if the server accepts a request with the `Host` header `authority`: a host, with or
+    /// without a port.
     pub fn accepts(&self, authority: &str) -> bool {
         let HostCheck::Named(name) = self else { return true };
         let Ok(authority) = authority.parse::<Authority>() else { return false };

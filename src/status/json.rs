@@ -1,4 +1,5 @@
-//! The report as JSON: `/status.json`, and `--status` with `--log-format json`.
+//! Writes the status report as JSON, for `/status.json`, and for `--status` with
+//! `--log-format json`.
 //!
 //! While [`VERSION`] stays the same, every field keeps its name and its meaning, but new fields may
 //! appear. `docs/operation.md` lists the fields.
@@ -13,7 +14,7 @@ use crate::figures::{
 use crate::logging;
 use crate::sandbox;
 
-/// The version of the JSON object's fields.
+/// The version of the JSON report, which changes if a field gets another name or another meaning.
 const VERSION: u32 = 1;
 
 pub fn render(report: &StatusReport) -> Value {

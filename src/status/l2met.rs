@@ -1,8 +1,8 @@
-//! Metrics in the log, for `--metrics-interval`: one line per tunnel and interval.
+//! Logs metrics for `--metrics-interval`: one line per tunnel, at each interval.
 //!
-//! The format is l2met (<https://github.com/ryandotsmith/l2met>), which Heroku's log drains parse.
-//! The value of a field `sample#…` is a current value. The value of a field `count#…` is the
-//! increase since the tunnel's previous line.
+//! The lines are in the format l2met (<https://github.com/ryandotsmith/l2met>), which Heroku's log
+//! drains parse. A field `sample#…` holds a current value. A field `count#…` holds the increase of
+//! a count since the tunnel's previous line.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +12,14 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use crate::figures::{FailureReason, Figures, TunnelSnapshot};
 use crate::logging::notice;
 
-/// Logs the metrics of each tunnel at each interval, for ever. `dyno` is Heroku's name for this
-/// process, such as `web.1`.
+/// Logs the metrics of each tunnel at each interval, until the launcher ends. `dyno` is Heroku's
+/// name for this process, such as `web.1`.
 pub async fn log_each(interval: Duration, figures: Arc<Figures>, dyno: Option<String>) {
     let snapshot = || figures.snapshot(Instant::now());
     let mut before = snapshot();
     let mut ticks = interval_at(Instant::now() + interval, interval);
-    // After SIGSTOP and SIGCONT, log a single line for all missed intervals.
+    // If SIGSTOP has stopped the launcher during several intervals, log a single line per tunnel
+    // for all these intervals.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
@@ -72,7 +73,8 @@ fn log(before: &TunnelSnapshot, now: &TunnelSnapshot, dyno: Option<&str>) {
     );
 }
 
-/// A number in decimal notation: log drains cannot parse numbers with an exponent.
+/// Formats a duration in milliseconds, without an exponent, because log drains cannot parse numbers
+/// with an exponent.
 fn milliseconds(seconds: Option<f64>) -> Option<String> {
     seconds.map(|seconds| format!("{:.1}ms", seconds * 1000.0))
 }

@@ -1,8 +1,9 @@
 //! The abstract Unix socket (unix(7)) through which `--status` finds a launcher. The socket's name
 //! contains the launcher's pid.
 //!
-//! An abstract socket disappears together with the launcher, because the socket has no file. It has
-//! no permissions either, so each side asks the kernel for the other side's user.
+//! An abstract socket has no file, so the socket disappears when the launcher ends. The socket has
+//! no permissions either, so the launcher and `--status` each ask the kernel which user runs the
+//! other process.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
@@ -16,12 +17,14 @@ use tokio::net::UnixStream;
 use super::{Status, StatusListener, server};
 use crate::logging::debug;
 
-/// The beginning of the socket's name. The launcher's pid follows, and then a random number:
-/// containers that share a network also share the names of sockets, but launchers in different
-/// containers may have the same pid.
+/// The beginning of the name of each launcher's socket. The rest of the name is the launcher's pid
+/// and a random number. Without the random number, names could collide: containers that share a
+/// network also share the names of sockets, and launchers in different containers may have the same
+/// pid.
 const PREFIX: &str = "start-stunnel/";
 
-/// Answers requests of `--status` from this launcher's user and from root, for ever.
+/// Answers requests of `--status`, until the launcher ends. Only this launcher's user and root get
+/// answers.
 pub async fn serve(status: Arc<Status>) {
     match bind() {
         Ok(listener) => server::serve(listener, status).await,
@@ -37,11 +40,11 @@ fn bind() -> io::Result<StatusListener> {
 }
 
 /// Finds the launchers in the text of /proc/net/unix (proc_net(5)). Returns each launcher's pid and
-/// the name of its socket, in the order of the pids.
+/// the name of the launcher's socket, sorted by pid.
 pub fn launchers(sockets: &str) -> Vec<(i32, String)> {
     const LISTENS: &str = "00010000";
     let of_launcher = |line: &str| {
-        // The fields are: Num, RefCount, Protocol, Flags, Type, St, Inode, Path.
+        // Each line has the fields Num, RefCount, Protocol, Flags, Type, St, Inode and Path.
         let mut fields = line.split_ascii_whitespace().skip(3);
         let (flags, path) = (fields.next()?, fields.nth(3)?);
         let name = path.strip_prefix('@').filter(|_| flags == LISTENS)?;
@@ -56,10 +59,12 @@ pub fn launchers(sockets: &str) -> Vec<(i32, String)> {
     launchers
 }
 
-/// True if the process at the other end of `stream` belongs to this user and has this pid.
+/// True if this user runs the process at the other end of `stream`, and the process has the pid
+/// `pid`.
 ///
 /// This check is necessary because any process can bind a socket with a launcher's name. For a
-/// process in another pid namespace, such as a container's, the kernel reports the pid 0.
+/// process that is invisible in this pid namespace, such as a process in another container, the
+/// kernel reports the pid 0, so the check fails.
 pub fn belongs_to_launcher(stream: &UnixStream, pid: i32) -> bool {
     stream.peer_cred().is_ok_and(|peer| peer.uid() == geteuid().as_raw() && peer.pid() == Some(pid))
 }

@@ -1,4 +1,4 @@
-//! Metrics for Prometheus, in its text format or in OpenMetrics.
+//! Writes the metrics for Prometheus, in Prometheus's text format or in OpenMetrics.
 //!
 //! `docs/operation.md` lists all metrics.
 
@@ -24,12 +24,12 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 
 type Text = &'static str;
 
-/// One metric: the kind, the name without its prefix, the help, and the function that reads the
+/// A metric: its kind, its name without the prefix, its help text, and the function that reads its
 /// samples from `T`. The encoder adds suffixes such as `_total` to the name. The names follow
 /// <https://prometheus.io/docs/practices/naming/>.
 type Metric<T> = (MetricType, Text, Text, fn(&T) -> Vec<Sample<'_>>);
 
-/// The value of a metric, and its labels except `tunnel`.
+/// One value of a metric, and the labels of this value, except the label `tunnel`.
 type Sample<'a> = (Labels, Value<'a>);
 
 type Labels = Vec<(Text, String)>;
@@ -40,7 +40,8 @@ enum Value<'a> {
 }
 use Value::{Durations, Number};
 
-/// Declares a list of metrics. `$from` is the tunnel or the report that has the values.
+/// Declares a list of metrics. `$from` names the tunnel or the report from which the metrics read
+/// their values.
 macro_rules! metrics {
     ($from:ident: $($kind:ident $name:ident $help:literal = $samples:expr;)+) => {
         &[$((MetricType::$kind, stringify!($name), $help, |$from| $samples),)+]
@@ -55,29 +56,31 @@ fn whole(whole: u64) -> Vec<Sample<'static>> {
     number(whole as f64)
 }
 
-/// One sample, or none if there is no value.
+/// Makes one sample of `value`, or no sample if `value` is `None`.
 fn optional(value: Option<u64>) -> Vec<Sample<'static>> {
     value.map_or_else(Vec::new, whole)
 }
 
-/// Like [`optional`], for a time in milliseconds, which metrics show in seconds.
+/// Makes one sample of a time, or no sample if `ms` is `None`. `ms` is the time in milliseconds,
+/// and the sample shows the time in seconds.
 fn time(ms: Option<u64>) -> Vec<Sample<'static>> {
     ms.map_or_else(Vec::new, |ms| number(ms as f64 / 1000.0))
 }
 
-/// The sample of a metric that only has labels. The value is always 1.
+/// Makes the sample of a metric whose labels contain all of the information. The value is always 1.
 fn info(labels: &[(Text, &str)]) -> Vec<Sample<'static>> {
     let owned = |(label, text): &(Text, &str)| (*label, str::to_owned(text));
     vec![(labels.iter().map(owned).collect(), Number(1.0))]
 }
 
-/// One sample for each value that `label` can have.
+/// Makes one sample for each value of the label `label`. `words` lists the label's values, and `of`
+/// lists the samples' values in the same order.
 fn by_word<const N: usize>(label: Text, words: [Text; N], of: [u64; N]) -> Vec<Sample<'static>> {
     let sample = |(word, value)| (vec![(label, str::to_owned(word))], Number(value as f64));
     words.into_iter().zip(of).map(sample).collect()
 }
 
-/// The metrics of each tunnel. Their names begin with `start_stunnel_`.
+/// The metrics of each tunnel. The name of each of these metrics begins with `start_stunnel_`.
 const TUNNEL: &[Metric<TunnelSnapshot>] = metrics! { t:
     Gauge connections_open "Open app connections" = whole(t.counts.open);
     Counter connections_accepted "Accepted app connections" = whole(t.counts.accepted);
@@ -127,8 +130,8 @@ const TUNNEL: &[Metric<TunnelSnapshot>] = metrics! { t:
         = info(&[("upstream", &t.labels.upstream), ("verify", t.labels.verify)]);
 };
 
-/// The metrics of the launcher. Their names begin with `start_stunnel_`.
-#[allow(unused_variables)] // The version does not come from the report.
+/// The metrics of the launcher. The name of each of these metrics begins with `start_stunnel_`.
+#[allow(unused_variables)] // Some of these metrics do not read the report `r`.
 const LAUNCHER: &[Metric<StatusReport>] = metrics! { r:
     Gauge command_state "1 for COMMAND's current state, 0 for every other state"
         = by_word("state", CommandState::WORDS,
@@ -142,7 +145,8 @@ const LAUNCHER: &[Metric<StatusReport>] = metrics! { r:
     Info build "The launcher's version" = info(&[("version", env!("CARGO_PKG_VERSION"))]);
 };
 
-/// The metrics that Prometheus's clients have for every process. Their names begin with `process_`.
+/// The metrics that Prometheus's clients have for every process. The name of each of these metrics
+/// begins with `process_`.
 const PROCESS: &[Metric<StatusReport>] = metrics! { r:
     Counter cpu_seconds "User and system CPU time of the launcher"
         = r.process.cpu.map_or_else(Vec::new, |cpu| number(cpu.as_secs_f64()));
@@ -155,8 +159,9 @@ const PROCESS: &[Metric<StatusReport>] = metrics! { r:
     Gauge start_time_seconds "When the launcher started" = time(Some(r.started));
 };
 
-/// Returns the content type and all metrics. The format is OpenMetrics if `accept`, the `Accept`
-/// header, names OpenMetrics, and otherwise Prometheus's text format, which every tool reads.
+/// Returns a content type, and all metrics in the format of this type. The format is OpenMetrics if
+/// the request's `Accept` header, `accept`, names OpenMetrics. Otherwise the format is Prometheus's
+/// text format, which every tool reads.
 pub fn render(report: &StatusReport, accept: &str) -> (&'static str, String) {
     let tunnels = report.tunnels.iter().cloned();
     let tunnels = tunnels.map(|t| (vec![("tunnel", t.variable().to_owned())], t)).collect();
@@ -175,7 +180,8 @@ pub fn render(report: &StatusReport, accept: &str) -> (&'static str, String) {
     (content_type, text)
 }
 
-/// Metrics, and the tunnels or the launcher with the values and their labels.
+/// A list of metrics, and the objects whose values the metrics show: the tunnels or the launcher.
+/// Each object has labels for its values.
 #[derive(Debug)]
 struct Metrics<T: 'static>(&'static [Metric<T>], Vec<(Labels, T)>);
 

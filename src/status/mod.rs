@@ -1,8 +1,8 @@
 //! Shows the state of a launcher to people and programs. All interfaces are read-only.
 //!
-//! A [`StatusReport`] is a copy of [`crate::figures`] and of facts about the process. People read
-//! the report as a [`page`] or as [`text`]; both use the same [`words`]. Programs read the report
-//! as [`json`], as [`metrics`], or in the log as [`l2met`].
+//! A [`StatusReport`] contains a copy of the [`crate::figures`], and facts about the process.
+//! People read the report as a [`page`] or as [`text`], which both use the same [`words`]. Programs
+//! read the report as [`json`], as [`metrics`], or in the log as [`l2met`].
 //!
 //! The [`server`] answers HTTP requests at the [`address`] that the user has set, and on a
 //! [`local`] socket. [`client`] implements `--status`, which connects to the local socket of each
@@ -43,22 +43,23 @@ use crate::figures::{Command, Figures, TunnelSnapshot, unix_ms};
 pub struct Status {
     figures: Arc<Figures>,
     found_urls: bool,
-    /// Milliseconds since 1970.
+    /// The time at which the launcher started, in milliseconds since 1970.
     started: u64,
     files: ProcFiles,
 }
 
 impl Status {
-    /// `found_urls` is true if the launcher has found a variable with a Redis URL. A URL without a
-    /// tunnel counts, too.
+    /// `found_urls` is true if the launcher has found a variable with a Redis URL, even if the URL
+    /// needs no tunnel.
     pub fn new(figures: Arc<Figures>, found_urls: bool) -> Arc<Status> {
         let started = unix_ms(SystemTime::now());
         Arc::new(Status { figures, found_urls, started, files: ProcFiles::open() })
     }
 
-    /// The state of the launcher now.
+    /// Returns a report about the launcher's current state.
     pub async fn report(&self) -> StatusReport {
-        // Measure how long this task waits for the launcher's thread. Other tasks wait as long.
+        // Measure how long this task waits until the launcher's only thread continues the task.
+        // Other tasks wait for about the same time.
         let woken = Instant::now();
         yield_now().await;
         let now = Instant::now();
@@ -77,20 +78,21 @@ impl Status {
 /// The state of a launcher at one moment.
 #[derive(Debug, Clone)]
 pub struct StatusReport {
-    /// Milliseconds since 1970.
+    /// The time of the report, in milliseconds since 1970.
     pub at: u64,
     pub command: Command,
     pub tunnels: Vec<TunnelSnapshot>,
-    /// If false, the user may have misspelt a variable's name, so the launcher must not look well.
+    /// True if the launcher has found a variable with a Redis URL. If there is no Redis URL, the
+    /// user may have misspelt a variable's name, so the status must not say that all is well.
     pub found_urls: bool,
-    /// Milliseconds since 1970.
+    /// The time at which the launcher started, in milliseconds since 1970.
     pub started: u64,
     pub loop_lag: Duration,
     pub process: Process,
 }
 
 impl StatusReport {
-    /// True if there is a Redis URL and none of the tunnels fails.
+    /// True if the launcher has found a Redis URL, and no tunnel is failing.
     pub fn is_well(&self) -> bool {
         self.found_urls && self.tunnels.iter().all(|tunnel| tunnel.failing_since.is_none())
     }

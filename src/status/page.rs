@@ -1,4 +1,4 @@
-//! The status page as HTML. The page contains no script, and its graphs are SVG.
+//! Writes the status page as HTML. The page contains no script, and its graphs are SVG.
 
 use openssl::base64;
 use openssl::sha::sha256;
@@ -16,8 +16,8 @@ const HEIGHT: usize = 40;
 
 const STYLE: &str = include_str!("page.css");
 
-/// The value of the header `Content-Security-Policy`, which makes browsers apply exactly the page's
-/// style sheet, and load no other resource.
+/// Returns the value of the header `Content-Security-Policy`, which makes browsers apply only the
+/// page's own style sheet, and load no other resource.
 pub fn security_policy() -> String {
     let style = base64::encode_block(&sha256(STYLE.as_bytes()));
     format!(
@@ -59,7 +59,7 @@ pub fn render(report: &StatusReport) -> String {
     )
 }
 
-/// The CSS class that gives a tunnel's section its colour.
+/// Returns the CSS class that gives a tunnel's section of the page its colour.
 fn class(state: TunnelState) -> &'static str {
     match state {
         TunnelState::Unused => "unused",
@@ -98,8 +98,8 @@ fn advice(text: Option<&str>) -> String {
     text.map_or_else(String::new, |text| format!("<p class=\"advice\">{}</p>", escaped(text)))
 }
 
-/// A graph with one bar for each slot of the last ten minutes, the current slot on the right. Empty
-/// if all values are 0.
+/// Draws a graph with one bar for each time slot of 30 seconds in the last ten minutes. The bar on
+/// the right shows the current slot. Returns an empty text if all values are 0.
 fn bars(what: &str, class: &str, points: &[Point], value: fn(&Point) -> u64) -> String {
     let most = points.iter().map(value).max().unwrap_or(0);
     if most == 0 {

@@ -1,4 +1,4 @@
-//! The resources that this process uses, according to the system (proc(5), getrusage(2)).
+//! Reads which resources this process uses (proc(5), getrusage(2)).
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -11,20 +11,23 @@ use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
 use nix::sys::time::TimeValLike as _;
 use nix::unistd::{SysconfVar, sysconf};
 
-/// The resources that this process uses. `None` stands for an unknown value.
+/// The resources that this process uses. A field is `None` if its value is unknown.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Process {
     pub cpu: Option<Duration>,
-    /// Resident memory, in bytes.
+    /// The resident memory of this process, in bytes.
     pub resident: Option<u64>,
-    /// Virtual memory, in bytes.
+    /// The virtual memory of this process, in bytes.
     pub virtual_memory: Option<u64>,
     pub descriptors: Option<u64>,
-    /// The limit on open descriptors; `None` also if there is no limit.
+    /// The limit on this process's open descriptors. `None` if the limit is unknown, or if there is
+    /// no limit.
     pub max_descriptors: Option<u64>,
 }
 
-/// This process's files in /proc. The sandbox would not let the process open these files later.
+/// The open files in /proc from which this process reads how many resources it uses. The process
+/// opens the files before the process enters the sandbox, because the sandbox forbids opening these
+/// files.
 #[derive(Debug)]
 pub struct ProcFiles {
     statm: Option<File>,
@@ -41,8 +44,8 @@ impl ProcFiles {
         }
     }
 
-    /// Virtual and resident memory in bytes, from the first two fields of the file statm, which are
-    /// in pages.
+    /// Reads the virtual and the resident memory, in bytes. The first two fields of the file statm
+    /// contain these sizes in pages.
     fn memory(&self) -> [Option<u64>; 2] {
         let mut text = [0; 128];
         let length = self.statm.as_ref().and_then(|statm| statm.read_at(&mut text, 0).ok());
@@ -52,7 +55,7 @@ impl ProcFiles {
         [0, 1].map(|_| Some(fields.next()?? * page))
     }
 
-    /// The number of open descriptors, including the two descriptors of `self`.
+    /// Counts this process's open descriptors, including the two descriptors of `self`.
     fn descriptors(&self) -> Option<u64> {
         let mut folder = self.descriptors.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
         let entries = folder.iter().flatten();

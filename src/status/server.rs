@@ -1,4 +1,5 @@
-//! The HTTP/1.1 server of the status page. It answers one GET or HEAD request per connection.
+//! The HTTP/1.1 server of the status page. The server answers one GET or HEAD request per
+//! connection.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -31,23 +32,24 @@ use crate::system::socket::watch;
 use crate::text::printable;
 use crate::tunnel::failure;
 
-/// The maximum number of open connections. When a further connection arrives, the server closes the
-/// oldest connection.
+/// The maximum number of open connections to the status page. When a further connection arrives,
+/// the server closes the oldest connection.
 const MAX_CONNECTIONS: usize = 64;
-/// The maximum size of a request's first line and headers together.
+/// The maximum size of a request's first line and headers together, in bytes.
 const MAX_HEADER_BYTES: usize = 8 * 1024;
-/// A request's first line and headers must arrive within this time.
+/// The time within which a request's first line and headers must arrive.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(1);
-/// A connection may last this long.
+/// The longest time that a connection to the status page may stay open.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause after a failed accept(2). Without the pause, a lack of descriptors would cause a busy
 /// loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
-/// The header that tells `--status` whether all tunnels work: `true` or `false`.
+/// The name of the HTTP header that tells `--status` whether all tunnels work. The header's value
+/// is `true` or `false`.
 pub const WELL: &str = "start-stunnel-well";
 
-/// Accepts a connection. Over a Unix socket, only this user and root may connect: for any other
-/// user, this function closes the connection and returns `None`.
+/// Accepts a connection to the status page. Over a Unix socket, only this user and root may
+/// connect. If another user has connected, this function closes the connection and returns `None`.
 fn accept(listener: &Socket) -> io::Result<Option<Box<dyn Connection>>> {
     let (socket, address) = listener.accept()?;
     socket.set_nonblocking(true)?;
@@ -60,10 +62,10 @@ fn accept(listener: &Socket) -> io::Result<Option<Box<dyn Connection>>> {
     Ok(is_allowed.then(|| Box::new(stream) as Box<dyn Connection>))
 }
 
-/// Serves the status page for ever.
+/// Serves the status page until the launcher ends.
 ///
-/// The server keeps one descriptor in reserve, because people look at the status page when no
-/// descriptor is free.
+/// The server keeps one file descriptor in reserve, so that people can read the status page even if
+/// the launcher has no other free descriptor.
 pub async fn serve(page: StatusListener, status: Arc<Status>) {
     let hosts = page.hosts;
     let listener = match watch(page.socket) {
@@ -85,8 +87,9 @@ pub async fn serve(page: StatusListener, status: Arc<Status>) {
             }
             Err(error) if failure::is_out_of_descriptors(&error) && reserve.is_some() => {
                 drop(reserve.take());
-                // Without a free descriptor, accept(2) fails even if no connection waits. If no
-                // connection waits, keep the descriptor in reserve again, before an app takes it.
+                // Without a free descriptor, accept(2) fails even if no client has connected. If no
+                // client has connected, open the reserve again before an app connection takes the
+                // descriptor.
                 if let Ok(Some(stream)) = listener.try_io(Interest::READABLE, accept) {
                     serve_connection(stream, &status, &hosts).await;
                 }
@@ -106,8 +109,8 @@ fn open_reserve() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
-/// Closes the oldest connection if there are too many connections. The client of the oldest
-/// connection has probably sent no request, because the server answers requests at once.
+/// Closes the oldest connection if [`MAX_CONNECTIONS`] connections are open. The client of the
+/// oldest connection has probably sent no request, because the server answers requests at once.
 fn end_oldest_if_full(served: &mut VecDeque<AbortHandle>) {
     served.retain(|serving| !serving.is_finished());
     if served.len() >= MAX_CONNECTIONS
@@ -150,12 +153,13 @@ pub async fn serve_connection(stream: Box<dyn Connection>, status: &Status, host
     }
 }
 
-/// An answer's status code, content type and body.
+/// The status code, the content type and the body of an HTTP answer.
 type Content = (StatusCode, &'static str, String);
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 
-/// The answer to a request that the server refuses; `None` if the server accepts the request.
+/// Returns the answer to a request that the server refuses. Returns `None` if the server accepts
+/// the request.
 fn refusal(request: &Request<Incoming>, hosts: &HostCheck) -> Option<Content> {
     let named = request.headers().get_all(header::HOST).iter().map(HeaderValue::to_str);
     let in_target = request.uri().authority().map(|authority| Ok(authority.as_str()));
@@ -191,15 +195,15 @@ fn content(path: &str, headers: &HeaderMap, report: &StatusReport) -> Content {
     }
 }
 
-/// The only reason why `/healthz` fails: COMMAND has exited. `/healthz` ignores Redis's state,
-/// because an outage of Redis must not make a platform restart every app. `/healthz` succeeds while
-/// COMMAND is stopped, because COMMAND may run again later.
+/// Returns the only reason why `/healthz` fails: COMMAND has exited. `/healthz` ignores Redis's
+/// state, because an outage of Redis must not make a platform restart every app. `/healthz`
+/// succeeds while COMMAND is stopped, because COMMAND may run again later.
 fn draining(report: &StatusReport) -> Option<String> {
     let state = report.command.state;
     (state == CommandState::Draining).then(|| state.word().to_owned())
 }
 
-/// The reason why `/readyz` fails while COMMAND exists.
+/// Returns the reason why `/readyz` fails although COMMAND has not exited.
 fn not_ready(report: &StatusReport) -> Option<String> {
     let tunnels = report.tunnels.iter();
     let failing = tunnels.filter(|tunnel| tunnel.failing_since.is_some());
@@ -239,7 +243,7 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
-    /// The server's answer to the bytes in `request`.
+    /// Returns the server's answer to `request`, the bytes of an HTTP request.
     fn asked(request: &str) -> String {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -316,7 +320,7 @@ mod tests {
         assert!(asked(absolute).starts_with("HTTP/1.1 421 "));
         let twice = "GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n";
         assert!(asked(twice).starts_with("HTTP/1.1 421 "));
-        // Browsers always send a Host header, so a request without it is no attack.
+        // Browsers always send a Host header, so a request without a Host header is no attack.
         assert!(asked("GET /healthz HTTP/1.0\r\n\r\n").starts_with("HTTP/1.0 200 "));
     }
 
@@ -334,7 +338,7 @@ mod tests {
     fn too_long_and_incomplete_requests_get_no_page() {
         let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(MAX_HEADER_BYTES));
         assert!(asked(&long).starts_with("HTTP/1.1 431 "), "{}", asked(&long));
-        // tokio's paused clock jumps to the timeout at once.
+        // The test does not wait, because tokio's paused clock jumps to the timeout at once.
         assert_eq!(asked(""), "");
         assert_eq!(asked("GET / HTTP/1.1\r\nHost: local"), "");
         assert!(asked("\x16\x03\x01\r\n\r\n").starts_with("HTTP/1.1 400 "));

@@ -5,10 +5,12 @@ use std::time::UNIX_EPOCH;
 use super::*;
 use crate::figures::{CloseReason, FailureReason, PoolResult, TunnelLabels, UpstreamState};
 
-/// Text from a hostile server: HTML that must be escaped, and characters that control a terminal.
+/// A text that a hostile server could send: HTML that must be escaped, and characters that control
+/// a terminal.
 pub const HOSTILE: &str = "</td><script>alert(1)</script>\"' &amp; \u{1b}[31m \n{}\\";
 
-/// The figures of a tunnel that works, a tunnel that fails, and a tunnel that was never used.
+/// Makes the figures of three tunnels: a tunnel that works, a tunnel that fails, and a tunnel that
+/// was never used.
 pub fn figures() -> Arc<Figures> {
     let labels = |variable: &str, upstream: &str, limit| TunnelLabels {
         variables: vec![variable.to_owned()],
@@ -56,7 +58,7 @@ fn unix_seconds() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
 }
 
-/// The report of [`figures`].
+/// Makes a status report from the figures of [`figures`].
 pub fn report() -> StatusReport {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(Status::new(figures(), true).report())

@@ -1,4 +1,4 @@
-//! The report as plain text, for `--status` and `/status.txt`.
+//! Writes the status report as plain text, for `--status` and `/status.txt`.
 
 use super::StatusReport;
 use super::words::{self, HELD};
@@ -7,9 +7,9 @@ use crate::text::{self, printable};
 
 /// The maximum width of a line, in characters. Most terminals are at least this wide.
 const COLUMNS: usize = 100;
-/// The column where the text of a row begins.
+/// The column at which the text of each row begins.
 const INDENT: usize = 13;
-/// Characters for the bars of a graph, from the lowest to the highest bar.
+/// The characters for the bars of a graph, from the lowest to the highest bar.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
 pub fn render(report: &StatusReport) -> String {
@@ -43,7 +43,8 @@ fn wrapped(indent: usize, head: &str, content: &str) -> String {
     text::wrapped(COLUMNS, indent, head, &printable(content))
 }
 
-/// One bar for each slot of the last ten minutes: the slot's highest number of connections.
+/// Draws a graph with one bar for each time slot of 30 seconds in the last ten minutes. The bar
+/// shows the slot's highest number of connections to Redis.
 fn graph(points: &[Point]) -> String {
     let most = points.iter().map(|point| point.peak).max().unwrap_or(0).max(1);
     let bar = |point: &Point| match point.peak {

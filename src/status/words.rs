@@ -1,4 +1,4 @@
-//! The texts that the status page and `--status` have in common.
+//! Writes the texts that the status page and `--status` have in common.
 
 use std::time::Duration;
 
@@ -13,29 +13,32 @@ use crate::text::counted;
 use crate::tls::{SOON, days_until};
 use crate::tunnel::client_limit;
 
-/// With this level of `--verify`, the launcher does not verify certificates.
+/// The level of `--verify` at which the launcher does not verify certificates.
 const NONE: &str = "none";
 const REFUSED: &str = FailureReason::TcpRefused.word();
-/// If a wait exceeds its limit, in seconds, the status shows a hint.
+/// The limits on the waits for the event loop, for a reply and for a connection, in seconds. If a
+/// wait exceeds its limit, the status shows a hint.
 const SLOW_LOOP: f64 = 0.05;
 const SLOW_REPLY: f64 = 0.1;
 const SLOW_CONNECT: f64 = 0.25;
 
-/// The state of a tunnel, as the status shows it.
+/// The state of a tunnel, which the status page and `--status` show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TunnelState {
-    /// No attempt to connect has succeeded or failed yet.
+    /// No connection through the tunnel has succeeded or failed yet.
     Unused,
     Works,
-    /// Redis answered the latest connection, but one of the rows shows a problem.
+    /// Redis answered the latest connection through the tunnel, but a row of the status shows a
+    /// problem.
     Unsteady,
-    /// The latest attempt to connect failed.
+    /// The tunnel has failed in the last minute, and Redis has not answered since the failure.
     Fails,
-    /// The latest attempt to connect failed, but too long ago to tell whether the tunnel works now.
+    /// Redis has not answered since the tunnel's latest failure, but the failure is too old to tell
+    /// whether the tunnel works now.
     Lapsed,
 }
 
-/// The status of a launcher without tunnels.
+/// Returns the status text of a launcher that has no tunnel.
 pub fn no_tunnel(report: &StatusReport) -> String {
     match report.found_urls {
         true => "No tunnel: no URL needs a tunnel.".to_owned(),
@@ -76,18 +79,19 @@ impl TunnelState {
     }
 }
 
-/// The texts about one tunnel.
+/// The texts about one tunnel in the status.
 #[derive(Debug, PartialEq)]
 pub struct Block {
-    /// The variables and the server, such as `REDIS_URL → host:6380`.
+    /// The names of the tunnel's variables, and the tunnel's server, such as
+    /// `REDIS_URL → host:6380`.
     pub title: String,
     pub state: TunnelState,
-    /// Text to show after the state: how long the tunnel has been failing, or when the latest
-    /// attempt failed. Empty, or begins with a space.
+    /// The text after the state, which says how long the tunnel has been failing, or when the
+    /// latest attempt to connect failed. The text is empty, or begins with a space.
     pub since: String,
     /// The probable cause of the tunnel's problem, and the remedy.
     pub advice: Option<String>,
-    /// The rows, the most important row first.
+    /// The rows of text about the tunnel. The most important row comes first.
     pub rows: Vec<Row>,
 }
 
@@ -132,7 +136,7 @@ fn block(tunnel: &TunnelSnapshot, report: &StatusReport) -> Block {
     }
 }
 
-/// The probable cause of a tunnel's problem, and the remedy.
+/// Returns the probable cause of a tunnel's problem, and the remedy.
 pub fn advice(tunnel: &TunnelSnapshot) -> Option<String> {
     let recent = &tunnel.recent;
     let last_success = tunnel.counts.last_success;
@@ -147,7 +151,8 @@ pub fn advice(tunnel: &TunnelSnapshot) -> Option<String> {
     let failed = tunnel.failing_since.is_some() || tunnel.has_lapsed || recent.failed_in_all() > 0;
     let failure = tunnel.failure.as_ref().filter(|_| failed)?;
     if let (Some(success), true) = (last_success, failure.reason == REFUSED) {
-        // The hint would ask the user to check the URL, but this URL has worked before.
+        // Do not show the failure's hint, which would ask the user to check the URL: this URL has
+        // worked before.
         let reached = time_of_day(success);
         return Some(format!("Redis is down or restarting (last reached at {reached})"));
     }
@@ -170,7 +175,8 @@ fn held(tunnel: &TunnelSnapshot) -> Row {
     Row { label: HELD, text, advice: is_at_limit(tunnel).then_some(advice) }
 }
 
-/// True if app connections wait because the tunnel is at its connection limit.
+/// True if app connections wait because the tunnel has as many connections to Redis as its limit
+/// allows.
 fn is_at_limit(tunnel: &TunnelSnapshot) -> bool {
     let counts = &tunnel.counts;
     counts.waiting > 0 && tunnel.labels.limit.is_some_and(|limit| counts.held() >= limit)
@@ -188,7 +194,8 @@ fn failures(tunnel: &TunnelSnapshot) -> Row {
     Row { label: FAILURES, text: parts.join(" · "), advice: None }
 }
 
-/// The reasons of failures, the most frequent reason first: ` · tls_eof 9, dns 1`.
+/// Lists the reasons for recent failures with their counts, the most frequent reason first, for
+/// example ` · tls_eof 9, dns 1`.
 fn reasons(recent: &Counts) -> String {
     let mut counts: Vec<_> = FailureReason::WORDS.into_iter().zip(recent.failed).collect();
     counts.retain(|(_, count)| *count > 0);
@@ -196,7 +203,7 @@ fn reasons(recent: &Counts) -> String {
     format!(" · {}", listed(counts))
 }
 
-/// Words with their counts: `tls_eof 9, dns 1`.
+/// Lists words with their counts, for example `tls_eof 9, dns 1`.
 fn listed(counts: impl IntoIterator<Item = (&'static str, u64)>) -> String {
     let words = counts.into_iter().map(|(word, count)| format!("{word} {count}"));
     words.collect::<Vec<_>>().join(", ")
@@ -254,7 +261,7 @@ fn tls(tunnel: &TunnelSnapshot) -> Row {
 
 fn moved(tunnel: &TunnelSnapshot) -> Row {
     let counts = &tunnel.counts;
-    // Both counts are 0 if the pool was never on.
+    // If the pool was never on, the counts of new and of reused connections are both 0.
     let pool = match counts.pool {
         [0, 0] => String::new(),
         counts => format!(" ({})", listed(PoolResult::WORDS.into_iter().zip(counts))),
@@ -269,7 +276,7 @@ fn moved(tunnel: &TunnelSnapshot) -> Row {
     Row { label: "Moved", text, advice: None }
 }
 
-/// The last paragraph of the status, about COMMAND and the launcher.
+/// Writes the last paragraph of the status, which is about COMMAND and the launcher.
 pub fn process(report: &StatusReport) -> String {
     let command = &report.command;
     let age = duration(report.at.saturating_sub(command.started));
@@ -298,13 +305,13 @@ fn capitalized(text: &str) -> String {
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
-/// The time of day in UTC, from milliseconds since 1970.
+/// Formats the time of day in UTC. `ms` is the time in milliseconds since 1970.
 fn time_of_day(ms: u64) -> String {
     let seconds = ms / 1000 % 86_400;
     format!("{:02}:{:02}:{:02} UTC", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
-/// A duration in milliseconds as a whole number of seconds, minutes, hours or days.
+/// Formats a duration of `ms` milliseconds as a whole number of seconds, minutes, hours or days.
 fn duration(ms: u64) -> String {
     match Duration::from_millis(ms).as_secs() {
         seconds @ ..60 => format!("{seconds} s"),

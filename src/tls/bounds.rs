@@ -1,8 +1,8 @@
-//! Limits on the CPU time that a server can cost. All traffic shares one thread, so an expensive
-//! handshake would delay every connection.
+//! Limits the CPU time that a server can cost the launcher. All traffic shares one thread, so an
+//! expensive handshake would delay every connection.
 //!
-//! OpenSSL itself sets two further limits: an EC key must belong to one of the groups that we
-//! offer, and an RSA key has at most 16,384 bits.
+//! OpenSSL itself sets two further limits: an EC key must belong to one of the groups that the
+//! launcher offers, and an RSA key has at most 16,384 bits.
 
 use openssl::pkey::Id;
 use openssl::ssl::SslContextBuilder;
@@ -12,7 +12,7 @@ use super::trust::Verify;
 use super::{raw, session};
 
 /// The longest certificate chain that the launcher accepts, in bytes. Usual chains have 2 to 6 KiB.
-/// OpenSSL allows 100 KiB: reading such a chain can take 60 ms.
+/// OpenSSL's own limit is 100 KiB, but reading a chain of 100 KiB can take 60 ms.
 pub const LONGEST_CHAIN: usize = 16 * 1024;
 /// The longest RSA key and the longest public exponent that the launcher accepts, in bits. Nearly
 /// all servers have a key of 2048 to 4096 bits and the exponent 65537. OpenSSL also accepts a key
@@ -23,8 +23,8 @@ const LONGEST_RSA_EXPONENT: i32 = 32;
 /// The verification result for a certificate whose RSA key or exponent is too long.
 pub const KEY_TOO_LONG: X509VerifyResult = X509VerifyResult::APPLICATION_VERIFICATION;
 
-/// Makes the connections of a context enforce the limits, and verify certificates at the level
-/// `verify`.
+/// Makes the TLS connections of `context` enforce the limits on chains and keys, and verify
+/// certificates at the level `verify`.
 pub fn set_in(context: &mut SslContextBuilder, verify: Verify) {
     raw::set_longest_chain(context, LONGEST_CHAIN);
     raw::verify_by(
@@ -50,7 +50,8 @@ fn check(chain: &mut X509StoreContextRef, whole: bool) -> bool {
 }
 
 fn is_usual(certificate: &X509Ref) -> bool {
-    // OpenSSL itself rejects an unreadable key in the next step of the handshake.
+    // Accept an unreadable key here, because OpenSSL rejects the key in the next step of the
+    // handshake.
     let Ok(key) = certificate.public_key() else { return true };
     if key.id() != Id::RSA && key.id() != Id::RSA_PSS {
         return true;

@@ -10,30 +10,31 @@ use x509_parser::prelude::FromDer;
 use super::pin::Pin;
 use crate::text::printable;
 
-/// A certificate with fewer days left causes a warning.
+/// The launcher warns about a certificate that is valid for fewer days than this.
 pub const SOON: i64 = 14;
 
-/// The fields of a certificate, without control characters, because the server may be hostile.
+/// The fields of a certificate. Control characters are replaced, because the server may be hostile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
     pub subject: String,
     pub issuer: String,
-    /// The first day of validity: `YYYY-MM-DD`, UTC.
+    /// The first day on which the certificate is valid: `YYYY-MM-DD`, UTC.
     pub valid_from: String,
-    /// The last day of validity: `YYYY-MM-DD`, UTC.
+    /// The last day on which the certificate is valid: `YYYY-MM-DD`, UTC.
     pub expires: String,
-    /// The end of validity in seconds since 1970.
+    /// The end of the certificate's validity, in seconds since 1970.
     pub expires_at: i64,
-    /// Whole days until the end of validity; negative if the certificate has expired.
+    /// The number of whole days until the certificate expires. Negative if the certificate has
+    /// expired.
     pub days_left: i64,
-    /// The DNS names and IP addresses that the certificate lists. A certificate without such a list
-    /// has its common name here.
+    /// The DNS names and IP addresses that the certificate lists. If the certificate lists neither,
+    /// this is the certificate's common name.
     pub names: Vec<String>,
     pub pin: Pin,
 }
 
 impl Certificate {
-    /// Reads a certificate in DER; `None` if its encoding violates RFC 5280.
+    /// Reads a certificate in DER. Returns `None` if the certificate's encoding violates RFC 5280.
     pub fn from_der(der: &[u8]) -> Option<Certificate> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let validity = certificate.validity();
@@ -49,7 +50,8 @@ impl Certificate {
         })
     }
 
-    /// The first three names, and the number of further names.
+    /// Lists the first three names in the certificate, and says how many further names the
+    /// certificate has.
     pub fn names_in_short(&self) -> String {
         const MOST: usize = 3;
         let shown = self.names.iter().take(MOST).cloned().collect::<Vec<_>>().join(", ");
@@ -60,7 +62,8 @@ impl Certificate {
     }
 }
 
-/// Whole days until `time`, in seconds since 1970; negative if `time` has passed.
+/// Returns the number of whole days until `time`, which is in seconds since 1970. The number is
+/// negative if `time` has passed.
 pub fn days_until(time: i64) -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs() as i64);
     (time - now).div_euclid(86_400)

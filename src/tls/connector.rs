@@ -16,36 +16,37 @@ use super::trust::{Trust, Verify};
 use super::{bounds, raw, roots, session};
 use crate::threads;
 
-/// Key exchange groups. The ClientHello contains a key share for the first group. If a server
-/// prefers another group, the handshake takes one more round trip (RFC 8446 section 4.1.4). By
-/// default, OpenSSL 3.5 also sends a key share for ML-KEM. This key share costs 1.2 kB, a tenth of
-/// a handshake's time, and 8 kB of memory until the connection closes.
+/// The groups that the launcher offers for the key exchange. The ClientHello contains a key share
+/// for the first group. If a server prefers another group, the handshake takes one more round trip
+/// (RFC 8446 section 4.1.4). By default, OpenSSL 3.5 also sends a key share for ML-KEM, which costs
+/// 1.2 kB, a tenth of a handshake's time, and 8 kB of memory until the connection closes.
 ///
-/// The list has no finite-field group (ffdhe), because a handshake with such a group takes up to a
-/// third of a second and delays every other connection.
+/// The list of groups has no finite-field group (ffdhe), because a handshake with such a group
+/// takes up to a third of a second and delays every other connection.
 const GROUPS: &str = "X25519:X25519MLKEM768:P-256:P-384:P-521";
-/// The groups for OpenSSL before 3.5, which rejects every list that contains ML-KEM.
+/// The groups for the key exchange if OpenSSL is older than 3.5. Such an OpenSSL rejects every list
+/// that contains ML-KEM.
 const GROUPS_WITHOUT_ML_KEM: &str = "X25519:P-256:P-384:P-521";
 
-/// Ciphers for TLS 1.2: the list of native-tls without finite-field Diffie-Hellman (kDHE). With
-/// kDHE, the server chooses the size of the prime. A prime of 10,000 bits would delay all
-/// connections by a second.
+/// The ciphers for TLS 1.2. The list is native-tls's list without finite-field Diffie-Hellman
+/// (kDHE). With kDHE, the server chooses the size of the prime, and a prime of 10,000 bits would
+/// delay all connections by a second.
 const CIPHERS: &str =
     "DEFAULT:!aNULL:!eNULL:!MD5:!3DES:!DES:!RC4:!IDEA:!SEED:!aDSS:!SRP:!PSK:!kDHE";
-/// Ciphers for TLS 1.3: OpenSSL's default list, but with AES-128 first, as in browsers. The AES-128
-/// suite derives keys with SHA-256, which is faster than SHA-384 and saves a tenth of a handshake's
-/// time.
+/// The ciphers for TLS 1.3. The list is OpenSSL's default list, but with AES-128 first, as in
+/// browsers. The AES-128 suite derives keys with SHA-256, which is faster than SHA-384 and saves a
+/// tenth of a handshake's time.
 const CIPHER_SUITES: &str =
     "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256";
 
-/// SSL_OP_NO_RX_CERTIFICATE_COMPRESSION, which the openssl crate lacks. Compressed certificates
-/// save few bytes, and a hostile server could make decompression expensive. OpenSSL before 3.2
-/// ignores this option.
+/// OpenSSL's option SSL_OP_NO_RX_CERTIFICATE_COMPRESSION, which the openssl crate lacks. Compressed
+/// certificates save few bytes, and a hostile server could make decompression expensive. OpenSSL
+/// before 3.2 ignores this option.
 const NO_CERTIFICATE_COMPRESSION: SslOptions = SslOptions::from_bits_retain(1 << 33);
 
 /// Makes TLS connections with one set of trust settings. Reading the system's certificates would
-/// delay the launcher's start, so OpenSSL is set up for the first connection, or by
-/// [`Connector::prepare`].
+/// delay the launcher's start, so the connector sets up OpenSSL only for the first connection, or
+/// in [`Connector::prepare`].
 #[derive(Debug)]
 pub struct Connector {
     trust: Trust,
@@ -57,16 +58,16 @@ impl Connector {
         Arc::new(Connector { trust, built: OnceCell::new() })
     }
 
-    /// A connector that accepts every certificate, so that `--check` can describe the certificate.
-    /// No secret may be sent over a connection of this connector.
+    /// Makes a connector that accepts every certificate, so that `--check` can describe the
+    /// certificate. Callers must send no secret over a connection of this connector.
     pub fn unverified(trust: &Trust) -> Arc<Connector> {
         let (verify, ca, pins) = (Verify::None, None, Vec::new());
         Connector::new(Trust { verify, ca, pins, ..trust.clone() })
     }
 
-    /// The name to send to a server at `host`, and to verify. The final dot of a host is removed,
-    /// because names in SNI (RFC 6066 section 3) and in certificates (RFC 5280 section 4.2.1.6)
-    /// have no final dot.
+    /// Returns the name to send in SNI to a server at `host`, and to verify in the server's
+    /// certificate. The name has no final dot, because names in SNI (RFC 6066 section 3) and in
+    /// certificates (RFC 5280 section 4.2.1.6) have no final dot.
     pub fn server_name<'a>(&'a self, host: &'a str) -> &'a str {
         let name = self.trust.server_name.as_deref().unwrap_or(host);
         name.strip_suffix('.').unwrap_or(name)
@@ -94,8 +95,9 @@ impl Connector {
         self.built.get_or_try_init(build).await
     }
 
-    /// Performs a TLS handshake over `stream`, and checks the server's certificate and pin. Offers
-    /// the latest of the `sessions`, which must belong to this connector and this server.
+    /// Performs a TLS handshake over `stream`, and checks the server's certificate and pin. The
+    /// handshake offers the latest session in `sessions`. All sessions in `sessions` must belong to
+    /// this connector and this server.
     ///
     /// # Errors
     /// If the handshake fails, or if the server's certificate or pin is rejected.
@@ -121,7 +123,8 @@ impl Connector {
             let shown = stream.certificate().ok_or_else(unreadable);
             let pin = shown.map_err(HandshakeError::Misconfigured)?.pin;
             if !self.trust.pin_holds(&pin) {
-                // A TLS 1.2 server sends its session during the handshake, before this check.
+                // Forget the sessions with this server, whose key matches no pin. A TLS 1.2 server
+                // sends its session during the handshake, before this check of the pin.
                 sessions.forget();
                 return Err(HandshakeError::Misconfigured(Misconfiguration::Pin(pin)));
             }
@@ -145,7 +148,7 @@ fn build(trust: &Trust) -> io::Result<TlsConnector> {
     Ok(connector.into())
 }
 
-/// Sets everything that native-tls cannot set.
+/// Applies all settings that native-tls does not support.
 fn set_up(context: &mut SslContextBuilder, trust: &Trust) -> Result<(), ErrorStack> {
     context.set_min_proto_version(Some(trust.min_tls))?;
     // Without NO_RENEGOTIATION, a server could request one handshake after another.
@@ -177,11 +180,12 @@ mod tests {
     use super::*;
     use openssl::ssl::{Ssl, SslMethod};
 
-    /// Types of extensions (RFC 8446 section 4.2).
+    /// The types of the TLS extensions that the tests read (RFC 8446 section 4.2).
     const SUPPORTED_GROUPS: u16 = 10;
     const KEY_SHARE: u16 = 51;
 
-    /// Returns the ClientHello that a connection sends, without the headers of record and message.
+    /// Returns the ClientHello that a connection sends, without the headers of the TLS record and
+    /// of the message.
     fn client_hello() -> Vec<u8> {
         let mut context = SslContextBuilder::new(SslMethod::tls_client()).unwrap();
         set_up(&mut context, &Trust::none()).unwrap();
@@ -201,7 +205,8 @@ mod tests {
         u16::from_be_bytes([bytes[0], bytes[1]])
     }
 
-    /// Splits `bytes` after its first field, which begins with the field's length.
+    /// Returns the first field in `bytes`, and the bytes after the field. The first two bytes are
+    /// the field's length.
     fn field(bytes: &[u8]) -> (&[u8], &[u8]) {
         bytes[2..].split_at(number(bytes).into())
     }
@@ -213,7 +218,8 @@ mod tests {
     #[test]
     fn client_hello_offers_cheap_algorithms_only() {
         let message = client_hello();
-        // A ClientHello begins with version, random and session id (RFC 8446 section 4.1.2).
+        // A ClientHello begins with a version, a random number and a session id (RFC 8446 section
+        // 4.1.2).
         let session = usize::from(message[34]);
         let (ciphers, rest) = field(&message[35 + session..]);
         let ciphers = numbers(ciphers);

@@ -1,4 +1,4 @@
-//! The reasons for a failed handshake, in terms that users know.
+//! Describes why a TLS handshake failed, in terms that users know.
 
 use std::error::Error as _;
 use std::io;
@@ -12,11 +12,11 @@ use super::certificate::Certificate;
 use super::pin::Pin;
 use super::stream::Facts;
 
-/// OpenSSL's SSL_R_UNEXPECTED_EOF_WHILE_READING (3.0 and later): the peer closed the connection
-/// without close_notify.
+/// OpenSSL's reason code SSL_R_UNEXPECTED_EOF_WHILE_READING (3.0 and later): the peer closed the
+/// connection without close_notify.
 const UNEXPECTED_EOF: i32 = 294;
-/// An error shows at most this many characters of an issuer's name, so that the error for the app
-/// has space for the hint.
+/// The maximum number of characters of an issuer's name that an error shows. The limit leaves space
+/// for the hint in the error that the app gets.
 const LONGEST_ISSUER: usize = 60;
 
 /// True if `reason` is an internal error of OpenSSL (ERR_R_FATAL), such as a lack of memory.
@@ -27,40 +27,39 @@ fn is_internal(reason: i32) -> bool {
     reason & FATAL == FATAL || (64..100).contains(&reason)
 }
 
-/// The reason why a handshake failed.
+/// The reason why a TLS handshake failed.
 #[derive(Debug)]
 pub enum HandshakeError {
-    /// The connection was closed or reset.
+    /// The connection was closed or reset during the handshake.
     Broken(io::Error),
     /// One side could not decrypt or verify a message, because data was damaged on the way, or
     /// because client and server have different keys for a resumed session.
     Damaged(io::Error),
-    /// OpenSSL failed internally, mostly for lack of memory.
+    /// An operation inside OpenSSL failed, mostly for lack of memory.
     Internal(io::Error),
-    /// Client and server have incompatible settings.
+    /// The launcher and the server have incompatible settings.
     Misconfigured(Misconfiguration),
 }
 
-/// The reason why no handshake succeeds until a setting of the launcher or of the server is
-/// changed.
+/// The reason why all handshakes fail until a setting of the launcher or of the server is changed.
 #[derive(Debug, Clone)]
 pub enum Misconfiguration {
-    /// The peer's answer is not TLS.
+    /// The server's answer is not TLS.
     NoTls,
-    /// The certificate check failed.
+    /// The server's certificate failed its check.
     Certificate(Box<Rejected>),
-    /// The server's key is not pinned. The value is the pin of the server's key.
+    /// The server's key matches no pin. The value is the pin of the server's key.
     Pin(Pin),
     /// The server requires a client certificate.
     ClientCertificateWanted,
-    /// The server refuses the client certificate. The text is OpenSSL's reason.
+    /// The server refuses the launcher's client certificate. The text is OpenSSL's reason.
     ClientCertificateRefused(String),
-    /// The server has no certificate for the name that the client sent in SNI, or the server
-    /// requires a name.
+    /// The server has no certificate for the name that the launcher sent in SNI, or the server
+    /// requires a name in SNI.
     UnknownName,
-    /// Client and server have no TLS version in common.
+    /// The launcher and the server have no TLS version in common.
     NoCommonVersion,
-    /// Another reason, in OpenSSL's words.
+    /// Another reason, described in OpenSSL's words.
     Other(String),
 }
 
@@ -68,9 +67,9 @@ pub enum Misconfiguration {
 #[derive(Debug, Clone)]
 pub struct Rejected {
     pub flaw: Flaw,
-    /// The reason in plain words.
+    /// The reason why the certificate failed its check, in plain words.
     pub reason: String,
-    /// `None` if the certificate is unreadable.
+    /// The certificate that failed its check. `None` if the certificate is unreadable.
     pub certificate: Option<Certificate>,
 }
 
@@ -80,8 +79,8 @@ impl Misconfiguration {
     }
 
     /// Finds out from a read error whether the server requires a client certificate, or refuses the
-    /// client's certificate. `None` if the error has another cause. TLS 1.3 servers report these
-    /// two problems after the handshake (RFC 8446 section 4.4.2.4).
+    /// client's certificate. Returns `None` if the error has another cause. TLS 1.3 servers report
+    /// these two problems after the handshake (RFC 8446 section 4.4.2.4).
     pub fn after_handshake(error: &io::Error) -> Option<Misconfiguration> {
         use Misconfiguration::{ClientCertificateRefused, ClientCertificateWanted};
         match HandshakeError::from_stack(stack_of(error)?, &Facts::default(), "") {
@@ -93,21 +92,21 @@ impl Misconfiguration {
     }
 }
 
-/// The reason why a certificate check failed. There is one hint for each reason.
+/// The kind of reason why a certificate failed its check. Each kind has its own hint for the user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flaw {
     /// The certificate is for another name.
     Name,
     Expired,
     NotYetValid,
-    /// The key exceeds the limits of [`bounds`].
+    /// The certificate's key exceeds the limits of [`bounds`].
     Key,
     /// No trusted CA has signed the chain.
     Chain,
 }
 
 impl Flaw {
-    /// From OpenSSL's verification result (X509_verify_cert_error_string(3)).
+    /// Classifies OpenSSL's verification result (X509_verify_cert_error_string(3)).
     fn of(verified: X509VerifyResult) -> Flaw {
         match verified.as_raw() {
             ffi::X509_V_ERR_HOSTNAME_MISMATCH | ffi::X509_V_ERR_IP_ADDRESS_MISMATCH => Flaw::Name,
@@ -120,7 +119,8 @@ impl Flaw {
 }
 
 impl Rejected {
-    /// Describes the rejected certificate in `facts`, which should be for `name`.
+    /// Describes why the certificate in `facts` was rejected. The certificate should be valid for
+    /// `name`.
     fn new(facts: &Facts, name: &str) -> Rejected {
         let (flaw, certificate) = (Flaw::of(facts.verified()), facts.certificate());
         let verdict = match flaw {
@@ -135,7 +135,8 @@ impl Rejected {
             Flaw::NotYetValid => {
                 Some(format!("the certificate is not valid before {}", certificate.valid_from))
             }
-            // If the server's certificate has not expired, another certificate of the chain has.
+            // If the server's certificate has not expired, another certificate of the chain has
+            // expired.
             Flaw::Expired if certificate.days_left < 0 => {
                 Some(format!("the certificate expired on {}", certificate.expires))
             }
@@ -151,8 +152,8 @@ impl Rejected {
 }
 
 impl HandshakeError {
-    /// Classifies a handshake's error with the facts that OpenSSL reported about it. `name` is the
-    /// name that the server's certificate should have.
+    /// Classifies the error of a failed handshake. `facts` are the facts that OpenSSL reported
+    /// about the connection. `name` is the name that the server's certificate should have.
     pub fn classify(error: native_tls::Error, facts: &Facts, name: &str) -> HandshakeError {
         let Some(source) = error.source() else {
             return HandshakeError::Broken(io::ErrorKind::UnexpectedEof.into());
@@ -166,8 +167,8 @@ impl HandshakeError {
         }
     }
 
-    /// True if the handshake may have failed because of the session that it offered, so that a
-    /// second handshake without a session may succeed. False if the server only closed the
+    /// True if the handshake may have failed because of the session that the launcher offered, so
+    /// that a second handshake without a session may succeed. False if the server only closed the
     /// connection: the server may be overloaded, and a second handshake would add to the load.
     pub fn may_be_due_to_session(&self) -> bool {
         use Misconfiguration::{NoCommonVersion, NoTls, Other};
@@ -183,7 +184,7 @@ impl HandshakeError {
             return HandshakeError::Broken(io::ErrorKind::UnexpectedEof.into());
         };
         let reason = innermost.reason().unwrap_or("unknown reason").to_owned();
-        // The numbers are OpenSSL's reason codes, from <openssl/sslerr.h>.
+        // The numbers in this list are OpenSSL's reason codes, from <openssl/sslerr.h>.
         HandshakeError::Misconfigured(match innermost.reason_code() {
             UNEXPECTED_EOF => return HandshakeError::Broken(io::ErrorKind::UnexpectedEof.into()),
             code if is_internal(code) => return HandshakeError::Internal(io::Error::other(reason)),
@@ -193,19 +194,20 @@ impl HandshakeError {
             281 | 149 | 123 | 1020 | 1021 | 1051 => {
                 return HandshakeError::Damaged(io::Error::other(reason));
             }
-            // SSL_R_CERTIFICATE_VERIFY_FAILED
+            // OpenSSL rejected the server's certificate: SSL_R_CERTIFICATE_VERIFY_FAILED.
             134 => Misconfiguration::Certificate(Box::new(Rejected::new(facts, name))),
-            // SSL_R_EXCESSIVE_MESSAGE_SIZE
+            // The server sent a message that is too long: SSL_R_EXCESSIVE_MESSAGE_SIZE.
             152 => Misconfiguration::Other(format!(
                 "the server's certificate chain is longer than {} KiB",
                 bounds::LONGEST_CHAIN / 1024
             )),
-            // SSL_R_TLSV13_ALERT_CERTIFICATE_REQUIRED
+            // The server sent the alert certificate_required:
+            // SSL_R_TLSV13_ALERT_CERTIFICATE_REQUIRED.
             1116 => Misconfiguration::ClientCertificateWanted,
-            // SSL_R_TLSV1_UNRECOGNIZED_NAME
+            // The server sent the alert unrecognized_name: SSL_R_TLSV1_UNRECOGNIZED_NAME.
             1112 => Misconfiguration::UnknownName,
-            // SSL_R_SSLV3_ALERT_HANDSHAKE_FAILURE. TLS 1.2 servers also send this alert if the
-            // client has no certificate.
+            // The server sent the alert handshake_failure: SSL_R_SSLV3_ALERT_HANDSHAKE_FAILURE. TLS
+            // 1.2 servers also send this alert if the client has no certificate.
             1040 => Misconfiguration::Other(
                 "handshake failure (the server may require a client certificate or another cipher)"
                     .to_owned(),
@@ -214,11 +216,12 @@ impl HandshakeError {
             // SSL_R_HTTP_REQUEST, SSL_R_HTTPS_PROXY_REQUEST, SSL_R_PACKET_LENGTH_TOO_LONG,
             // SSL_R_UNEXPECTED_MESSAGE, SSL_R_UNEXPECTED_RECORD, SSL_R_RECORD_LAYER_FAILURE.
             267 | 156 | 155 | 198 | 244 | 245 | 313 => Misconfiguration::NoTls,
+            // The launcher and the server have no TLS version in common:
             // SSL_R_UNSUPPORTED_PROTOCOL, SSL_R_NO_PROTOCOLS_AVAILABLE,
-            // SSL_R_TLSV1_ALERT_PROTOCOL_VERSION
+            // SSL_R_TLSV1_ALERT_PROTOCOL_VERSION.
             258 | 191 | 1070 => Misconfiguration::NoCommonVersion,
-            // The server's alerts about the client certificate: bad, unsupported, revoked, expired,
-            // unknown, unknown CA.
+            // The server sent an alert about the client certificate: the certificate is bad,
+            // unsupported, revoked, expired or unknown, or its CA is unknown.
             1042..=1046 | 1048 => Misconfiguration::ClientCertificateRefused(reason),
             _ => Misconfiguration::Other(reason),
         })
@@ -239,7 +242,7 @@ pub fn is_own_failure(error: &io::Error) -> bool {
         .is_some_and(|stack| stack.errors().iter().any(|error| is_internal(error.reason_code())))
 }
 
-/// The error stack of OpenSSL in the error of a read or write.
+/// Returns OpenSSL's error stack from the error of a read or write.
 fn stack_of(error: &io::Error) -> Option<&ErrorStack> {
     error.get_ref()?.downcast_ref::<openssl::ssl::Error>()?.ssl_error()
 }

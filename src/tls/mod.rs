@@ -21,7 +21,7 @@ pub use session::Sessions;
 pub use stream::TlsStream;
 pub use trust::{Trust, Verify};
 
-/// The name and version of OpenSSL at run time, such as `OpenSSL 3.5.5`.
+/// Returns the name and version of OpenSSL at run time, such as `OpenSSL 3.5.5`.
 pub fn openssl_version() -> String {
     let words: Vec<_> = openssl::version::version().split(' ').take(2).collect();
     words.join(" ")

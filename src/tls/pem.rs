@@ -1,5 +1,5 @@
 //! Reads certificates and keys from PEM. OpenSSL checks the certificates and keys before COMMAND
-//! starts, because otherwise their errors would show up only with the first connection.
+//! starts, so that users see an error at the start, and not only with the first connection.
 
 use openssl::error::ErrorStack;
 use openssl::pkey::{PKey, Private};
@@ -9,19 +9,19 @@ use openssl::x509::X509;
 /// The beginning of every PEM block (RFC 7468 section 2).
 const BEGIN: &str = "-----BEGIN ";
 
-/// True if `text` is PEM, and not the name of a file.
+/// True if `text` contains PEM, so that `text` is not the name of a file.
 pub fn is_pem(text: &str) -> bool {
     text.contains(BEGIN)
 }
 
-/// Replaces each `\n` in one-line PEM by a line end. Users write `\n` where a value must be a
-/// single line.
+/// Replaces each `\n` (a backslash and the letter n) in PEM on a single line by a line end. Users
+/// write `\n` where a setting's value must be a single line.
 pub fn with_line_ends(text: &str) -> String {
     if text.contains('\n') { text.to_owned() } else { text.replace("\\n", "\n") }
 }
 
-/// The PEM labels of certificates. The label TRUSTED CERTIFICATE is missing, because such a block
-/// also contains trust settings of OpenSSL.
+/// The PEM labels of certificates. The label TRUSTED CERTIFICATE is missing, because a block with
+/// this label also contains trust settings of OpenSSL.
 const LABELS: [&str; 2] = ["CERTIFICATE-----", "X509 CERTIFICATE-----"];
 
 /// Reads each certificate in `pem`, and skips keys and other text.
@@ -59,7 +59,7 @@ pub fn certificates(pem: &str) -> Result<Vec<X509>, String> {
 /// A client certificate with its chain and key.
 #[derive(Clone)]
 pub struct ClientIdentity {
-    /// The client certificate comes first.
+    /// The client certificate and the rest of its chain. The client certificate comes first.
     chain: Vec<X509>,
     key: PKey<Private>,
 }
@@ -114,8 +114,8 @@ impl ClientIdentity {
         Err(problem.to_owned())
     }
 
-    /// Makes the connections of a context send this certificate to servers that request a client
-    /// certificate.
+    /// Makes the TLS connections of `context` send this certificate to each server that requests a
+    /// client certificate.
     ///
     /// # Errors
     /// If OpenSSL has no memory.

@@ -1,4 +1,5 @@
-//! Pins: hashes of public keys, in the form of curl's option `--pinnedpubkey`.
+//! Reads and writes pins. A pin is a hash of a public key, in the format of curl's option
+//! `--pinnedpubkey`.
 
 use std::fmt;
 
@@ -14,7 +15,7 @@ const LENGTH: usize = 32;
 pub struct Pin([u8; LENGTH]);
 
 impl Pin {
-    /// The pin of a key, given as the DER of its SubjectPublicKeyInfo.
+    /// Computes the pin of a key. `public_key_info` is the key's SubjectPublicKeyInfo in DER.
     pub fn of(public_key_info: &[u8]) -> Pin {
         Pin(openssl::sha::sha256(public_key_info))
     }
@@ -22,11 +23,13 @@ impl Pin {
     fn parse(text: &str) -> Option<Pin> {
         let hash = base64::decode_block(text.strip_prefix(PREFIX)?).ok()?;
         let pin = Pin(hash.try_into().ok()?);
-        // OpenSSL's decoder also accepts other forms of base64, for example with spaces.
+        // Accept only the usual form of base64. OpenSSL's decoder also accepts other forms of
+        // base64, for example with spaces.
         (pin.to_string() == text).then_some(pin)
     }
 
-    /// Parses pins separated by `;`. `None` if a pin is invalid, or if there is no pin.
+    /// Parses pins that are separated by `;`. Returns `None` if a pin is invalid, or if there is no
+    /// pin.
     pub fn parse_all(text: &str) -> Option<Vec<Pin>> {
         text.split(';').map(|pin| Pin::parse(pin.trim())).collect()
     }
@@ -44,7 +47,7 @@ mod tests {
 
     #[test]
     fn a_pin_has_the_form_of_curls_option() {
-        // The output of: printf '' | openssl dgst -sha256 -binary | openssl base64
+        // `text` is the output of: printf '' | openssl dgst -sha256 -binary | openssl base64
         let text = "sha256//47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
         assert_eq!(Pin::of(b"").to_string(), text);
         assert_eq!(Pin::parse_all(text), Some(vec![Pin::of(b"")]));

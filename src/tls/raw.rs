@@ -1,8 +1,9 @@
-//! Safe functions that native-tls and the openssl crate lack.
+//! Wraps functions of OpenSSL that native-tls and the openssl crate lack, so that other modules can
+//! call the functions without `unsafe`.
 //!
-//! native-tls hides its OpenSSL context. So [`catch`] obtains the context when OpenSSL creates it:
-//! for each new context, OpenSSL calls the function that was registered with a data index
-//! (CRYPTO_get_ex_new_index(3)).
+//! native-tls hides its OpenSSL context. So [`catch`] registers a function together with a data
+//! index (CRYPTO_get_ex_new_index(3)). OpenSSL calls this function for each new context, and passes
+//! the context to the function.
 
 #![allow(unsafe_code)]
 
@@ -18,14 +19,14 @@ use openssl::stack::StackRef;
 use openssl::x509::{X509, X509StoreContextRef};
 use openssl_sys as ffi;
 
-/// SSL_CTRL_SET_MAX_CERT_LIST and SSL_CB_HANDSHAKE_START of <openssl/ssl.h>.
+/// The values of SSL_CTRL_SET_MAX_CERT_LIST and SSL_CB_HANDSHAKE_START in <openssl/ssl.h>.
 const SET_MAX_CERT_LIST: c_int = 51;
 const HANDSHAKE_START: c_int = 0x10;
 
 type InfoCallback = unsafe extern "C" fn(*const ffi::SSL, c_int, c_int);
 type VerifyCallback = unsafe extern "C" fn(*mut ffi::X509_STORE_CTX, *mut c_void) -> c_int;
 
-// Functions that openssl-sys lacks.
+// These functions of OpenSSL are missing in the crate openssl-sys.
 unsafe extern "C" {
     fn SSL_CTX_set_info_callback(context: *mut ffi::SSL_CTX, callback: Option<InfoCallback>);
     fn SSL_CTX_set_cert_verify_callback(
@@ -65,9 +66,9 @@ unsafe extern "C" fn catch_context(
     _: *mut c_void,
 ) {
     let context = parent.cast::<ffi::SSL_CTX>();
-    // SAFETY: OpenSSL calls this with the context that it is creating, whose reference count is
-    // already set (SSL_CTX_new in OpenSSL's ssl_lib.c). The builder owns the added reference, so
-    // the context stays alive even if native-tls drops its own.
+    // SAFETY: OpenSSL calls this function with the context that OpenSSL is creating, whose
+    // reference count is already set (SSL_CTX_new in OpenSSL's ssl_lib.c). The builder owns the
+    // added reference, so the context stays alive even if native-tls drops its own reference.
     unsafe {
         if ffi::SSL_CTX_up_ref(context) == 1 {
             CAUGHT.set(Some(SslContextBuilder::from_ptr(context)));
@@ -87,7 +88,8 @@ pub fn set_longest_chain(context: &mut SslContextBuilder, bytes: usize) {
 /// verification result.
 pub type Verifier = fn(&mut X509StoreContextRef) -> bool;
 
-/// Makes the connections of a context verify chains with `verify`.
+/// Makes the TLS connections of `context` verify the server's certificate chain with the function
+/// `verify`.
 pub fn verify_by(context: &mut SslContextBuilder, verify: Verifier) {
     // SAFETY: `context` keeps the SSL_CTX alive; both functions live as long as the program.
     unsafe {
@@ -100,15 +102,15 @@ pub fn verify_by(context: &mut SslContextBuilder, verify: Verifier) {
 }
 
 unsafe extern "C" fn verify_chain(chain: *mut ffi::X509_STORE_CTX, verify: *mut c_void) -> c_int {
-    // SAFETY: OpenSSL calls this with a live object that is not used elsewhere during the call, and
-    // with the function that `verify_by` registered.
+    // SAFETY: OpenSSL calls this function with a live object that is not used elsewhere during the
+    // call, and with the function that `verify_by` registered.
     unsafe {
         let verify = mem::transmute::<*mut c_void, Verifier>(verify);
         verify(X509StoreContextRef::from_ptr_mut(chain)).into()
     }
 }
 
-/// The certificates that the server has sent, its own certificate first.
+/// Returns the certificates that the server has sent. The server's own certificate comes first.
 pub fn sent_by_server(chain: &X509StoreContextRef) -> Option<&StackRef<X509>> {
     // SAFETY: `chain` is alive, and keeps the certificates alive as long as itself.
     unsafe {
@@ -117,11 +119,12 @@ pub fn sent_by_server(chain: &X509StoreContextRef) -> Option<&StackRef<X509>> {
     }
 }
 
-/// The function that OpenSSL calls when a handshake begins: see [`call_at_handshakes`].
+/// The function that OpenSSL calls when a handshake begins. [`call_at_handshakes`] sets this
+/// function.
 static AT_HANDSHAKE: OnceLock<fn(&mut SslRef)> = OnceLock::new();
 
-/// Makes OpenSSL call `begins` when a handshake of one of the context's connections begins, before
-/// OpenSSL sends a byte. Each call of this function must pass the same `begins`.
+/// Makes OpenSSL call `begins` at the beginning of each handshake of the context's connections,
+/// before OpenSSL sends a byte. All calls of `call_at_handshakes` must pass the same function.
 pub fn call_at_handshakes(context: &mut SslContextBuilder, begins: fn(&mut SslRef)) {
     AT_HANDSHAKE.get_or_init(|| begins);
     // SAFETY: `context` keeps the SSL_CTX alive, and the callback lives as long as the program.
@@ -132,21 +135,22 @@ unsafe extern "C" fn observe(ssl: *const ffi::SSL, at: c_int, _: c_int) {
     if at == HANDSHAKE_START
         && let Some(begins) = AT_HANDSHAKE.get()
     {
-        // SAFETY: OpenSSL calls this with a live object, on the thread that uses the object. The
-        // pointer is declared const, but OpenSSL allows this callback to change the connection.
+        // SAFETY: OpenSSL calls this function with a live object, on the thread that uses the
+        // object. The pointer is declared const, but OpenSSL allows this callback to change the
+        // connection.
         begins(unsafe { SslRef::from_ptr_mut(ssl.cast_mut()) });
     }
 }
 
-/// Makes OpenSSL discard the peer's records that it has read, and report the end of the stream to
-/// readers.
+/// Makes OpenSSL discard the records that OpenSSL has read from the peer, and report the end of the
+/// stream to readers.
 pub fn end_reading(ssl: &mut SslRef) {
     // SAFETY: `ssl` is alive.
     unsafe { ffi::SSL_set_shutdown(ssl.as_ptr(), ffi::SSL_RECEIVED_SHUTDOWN) };
 }
 
-/// Copies a session. If a connection ends without close_notify, `SSL_free` makes the connection's
-/// session unusable, but not the copy. `None` if OpenSSL has no memory.
+/// Copies a TLS session. If a connection ends without close_notify, `SSL_free` makes the
+/// connection's session unusable, but not the copy. Returns `None` if OpenSSL has no memory.
 pub fn copy_of(session: &SslSessionRef) -> Option<SslSession> {
     // SAFETY: `session` is alive, and the copy belongs to the caller alone.
     unsafe {

@@ -2,8 +2,8 @@
 //! verifies its server with the roots.
 //!
 //! native-tls would read the roots for every connector, even for connectors that verify nothing.
-//! Each reading costs 30 ms of CPU time and 2 MiB of memory. So the launcher hides the bundle from
-//! native-tls.
+//! Each reading costs 30 ms of CPU time and 2 MiB of memory. So the launcher hides the bundle,
+//! which is the file with the roots, from native-tls.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -21,31 +21,36 @@ use crate::names;
 use crate::sandbox::directory_of;
 use crate::system::process::set_variable;
 
-/// The variables with the paths of the bundle and of the directories (openssl-env(7)).
+/// The environment variables with the paths of the file and of the directories that contain CA
+/// certificates (openssl-env(7)).
 const CERT_FILE: &str = "SSL_CERT_FILE";
 const CERT_DIR: &str = "SSL_CERT_DIR";
 
-/// The variables with the paths of OpenSSL's configuration and providers (openssl-env(7)).
+/// The environment variables with the paths of OpenSSL's configuration and providers
+/// (openssl-env(7)).
 const OPENSSL_PATHS: [&str; 2] = ["OPENSSL_CONF", "OPENSSL_MODULES"];
 
-/// The path of the bundle that is hidden from native-tls.
+/// The path of the file with the system's CA certificates, which the launcher hides from
+/// native-tls.
 static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
 static ROOTS: OnceLock<Vec<X509>> = OnceLock::new();
 
-/// The reason why the system roots cannot be used.
+/// The reason why the launcher cannot use the system's CA certificates.
 #[derive(Debug)]
 pub struct RootsProblem {
-    /// The variable whose path cannot be read; `None` if the system has no CA certificate.
+    /// The environment variable whose path cannot be read. `None` if the system has no CA
+    /// certificate.
     pub variable: Option<&'static str>,
-    /// The rest of a sentence that begins with the name of a setting.
+    /// The rest of the error message, which begins with the name of a setting.
     pub problem: String,
 }
 
-/// Hides the system's bundle from native-tls, by a change of this process's environment. The caller
-/// must first copy the environment for COMMAND, and must not have started a thread.
+/// Hides the file with the system's CA certificates from native-tls, by changing this process's
+/// environment. The caller must first copy the environment for COMMAND, and must not have started a
+/// thread.
 ///
-/// native-tls still finds the system's directories of certificates. OpenSSL searches the
-/// directories only for issuers that the bundle does not contain.
+/// native-tls still finds the system's directories of CA certificates. OpenSSL searches these
+/// directories only for issuers that are missing in the system's bundle.
 pub fn keep_from_native_tls() {
     if let Some(bundle) = openssl_probe::probe().cert_file {
         BUNDLE.get_or_init(|| bundle);
@@ -53,8 +58,8 @@ pub fn keep_from_native_tls() {
     }
 }
 
-/// The certificates in the bundle and in the directories of SSL_CERT_DIR. Unreadable certificates
-/// are skipped, because a user cannot repair the system's bundle.
+/// Returns the CA certificates in the system's bundle and in the directories of SSL_CERT_DIR.
+/// Unreadable certificates are skipped, because a user cannot repair the system's bundle.
 pub fn loaded() -> &'static [X509] {
     let load = || {
         let bundle = BUNDLE.get().into_iter().cloned();
@@ -66,8 +71,8 @@ pub fn loaded() -> &'static [X509] {
     ROOTS.get_or_init(load)
 }
 
-/// The directories in SSL_CERT_DIR; `None` if the variable is unset. These directories replace the
-/// system's directories.
+/// Returns the directories in SSL_CERT_DIR, which replace the system's directories of CA
+/// certificates. Returns `None` if the variable SSL_CERT_DIR is unset or empty.
 pub fn own_directories() -> Option<Vec<PathBuf>> {
     let list = setting(CERT_DIR)?;
     Some(env::split_paths(&list).filter(|directory| !directory.as_os_str().is_empty()).collect())
@@ -77,7 +82,7 @@ pub fn own_directories() -> Option<Vec<PathBuf>> {
 /// readable. OpenSSL would ignore an unreadable path without an error.
 ///
 /// # Errors
-/// The first problem found.
+/// The error is the first problem that the function finds.
 pub fn check() -> Result<(), RootsProblem> {
     if let Some(file) = setting(CERT_FILE) {
         check_file(Path::new(&file))?;
@@ -109,17 +114,19 @@ pub fn check() -> Result<(), RootsProblem> {
     Err(RootsProblem { variable: None, problem })
 }
 
-/// The files and directories that OpenSSL may read for these settings after COMMAND's start. The
-/// sandbox must allow access to these files.
+/// Returns the files and directories that OpenSSL may read after COMMAND's start, if the tunnels
+/// have the settings `trusts`. The sandbox must allow access to these files and directories.
 pub fn late_files<'a>(mut trusts: impl Iterator<Item = &'a Trust>) -> Vec<PathBuf> {
     let mut files: BTreeSet<PathBuf> =
         OPENSSL_PATHS.iter().filter_map(env::var_os).map(PathBuf::from).collect();
-    // The directory of OpenSSL's own configuration, from the text `OPENSSLDIR: "/usr/lib/ssl"`.
+    // Add the directory of OpenSSL's own configuration, from a text such as
+    // `OPENSSLDIR: "/usr/lib/ssl"`.
     files.extend(openssl::version::dir().split('"').nth(1).map(PathBuf::from));
     if trusts.any(|trust| trust.ca.is_none() && trust.verify != Verify::None) {
         files.extend(BUNDLE.get().cloned());
         for folder in own_directories().unwrap_or_else(|| openssl_probe::probe().cert_dir) {
-            // The entries are links to certificates, which are often in another directory.
+            // The entries of the directory are links to certificates, which are often in another
+            // directory.
             let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
             files.extend(entries.filter_map(|entry| directory_of(&entry.path())));
             files.insert(folder);
@@ -128,13 +135,13 @@ pub fn late_files<'a>(mut trusts: impl Iterator<Item = &'a Trust>) -> Vec<PathBu
     files.into_iter().collect()
 }
 
-/// The value of an environment variable, unless it is empty.
+/// Returns the value of an environment variable, or `None` if the variable is unset or empty.
 fn setting(variable: &str) -> Option<OsString> {
     env::var_os(variable).filter(|value| !value.is_empty())
 }
 
-/// Checks that the bundle can be read. An empty bundle is valid, because users who want only the
-/// directories set SSL_CERT_FILE to `/dev/null`.
+/// Checks that the file in SSL_CERT_FILE can be read. An empty file is valid, because users who
+/// want to use only the directories set SSL_CERT_FILE to `/dev/null`.
 fn check_file(file: &Path) -> Result<(), RootsProblem> {
     let reason = match read(file) {
         Ok(pem) if pem.is_empty() || certificates_in(&pem).next().is_some() => return Ok(()),
@@ -149,7 +156,7 @@ fn check_file(file: &Path) -> Result<(), RootsProblem> {
     Err(RootsProblem { variable: Some(CERT_FILE), problem })
 }
 
-/// At most this many bytes of a bundle are read.
+/// The maximum number of bytes that the launcher reads from a file with CA certificates.
 const LONGEST: u64 = 16 << 20;
 
 fn read(file: &Path) -> io::Result<String> {
@@ -162,8 +169,8 @@ fn certificates_in(pem: &str) -> impl Iterator<Item = X509> {
     pem::each_certificate(pem).filter_map(Result::ok)
 }
 
-/// The certificates in a directory that OpenSSL finds by their names, which have the form
-/// `HASH.NUMBER` (openssl-rehash(1)).
+/// Returns the paths of the certificates that OpenSSL finds in `directory`. OpenSSL finds a
+/// certificate only if its file name has the form `HASH.NUMBER` (openssl-rehash(1)).
 fn hashed(directory: &Path) -> impl Iterator<Item = PathBuf> {
     let is_hashed = |name: &str| {
         name.split_once('.').is_some_and(|(hash, number)| {
@@ -174,7 +181,7 @@ fn hashed(directory: &Path) -> impl Iterator<Item = PathBuf> {
     };
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let named = entries.filter(move |entry| entry.file_name().to_str().is_some_and(is_hashed));
-    // Skip dangling links.
+    // Skip symbolic links whose target does not exist.
     named.map(|entry| entry.path()).filter(|path| path.exists())
 }
 

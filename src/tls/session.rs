@@ -1,8 +1,9 @@
 //! Resumes TLS sessions. In a resumed handshake, the server sends no certificate and no signature
 //! (RFC 8446 section 2.2), so both sides need less CPU time.
 //!
-//! native-tls gives no access to OpenSSL's connection object. So this module registers callbacks:
-//! OpenSSL calls one when a handshake begins, and another for each session ticket from the server.
+//! native-tls gives no access to OpenSSL's connection object. So this module registers two
+//! callbacks. OpenSSL calls the first callback when a handshake begins, and the second callback for
+//! each session ticket from the server.
 
 #![allow(unsafe_code)]
 
@@ -20,26 +21,27 @@ use tokio::time::Instant;
 use super::raw;
 use super::stream::Facts;
 
-/// Sessions are resumed for at most this long after a full handshake. Then the server must present
-/// its certificate again.
+/// The longest time after a full handshake for which the launcher resumes sessions from this
+/// handshake. After this time, the server must present its certificate again.
 const FULL_HANDSHAKE_EVERY: Duration = Duration::from_secs(3600);
-/// After this many failed resumptions in a row, the launcher offers no session for [`PAUSE`].
+/// The number of failed resumptions in a row after which the launcher offers no session for the
+/// time [`PAUSE`].
 const FAILURES: u32 = 2;
 const PAUSE: Duration = Duration::from_secs(600);
 
-/// The latest session with one server under one set of trust settings.
+/// The latest TLS session with one server under one set of trust settings.
 #[derive(Default)]
 pub struct Sessions {
     known: Mutex<Known>,
-    /// Set when connections no longer wait for the first session: the first session has arrived, or
-    /// the wait has ended for another reason.
+    /// Set when connections no longer need to wait for the first session, because the first session
+    /// has arrived, or because the wait has ended for another reason.
     pub wait_over: SetOnce<()>,
 }
 
 #[derive(Default)]
 struct Known {
     latest: Option<Session>,
-    /// Only sessions from a full handshake after this time are stored.
+    /// The launcher stores only sessions from a full handshake that began after this time.
     after: Option<Instant>,
     /// The number of failed resumptions since the last successful resumption.
     failures: u32,
@@ -60,7 +62,8 @@ impl std::fmt::Debug for Sessions {
 }
 
 impl Known {
-    /// The session to offer at the time `now`.
+    /// Returns the session to offer at the time `now`, or `None` if no stored session is recent
+    /// enough.
     fn to_offer(&self, now: Instant) -> Option<&Session> {
         let within = |then: Instant, time| now.saturating_duration_since(then) < time;
         self.latest.as_ref().filter(|latest| within(latest.full_handshake, FULL_HANDSHAKE_EVERY))
@@ -72,7 +75,8 @@ impl Sessions {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets all sessions, including those that open connections have yet to receive.
+    /// Forgets all sessions, including the sessions that the server will send on connections that
+    /// are open now.
     pub fn forget(&self) {
         let mut known = self.known();
         known.latest = None;
@@ -98,8 +102,8 @@ impl Sessions {
 }
 
 /// Watches a handshake. If the watch is dropped before [`Watch::succeeded`] is called, the
-/// handshake has failed: it returned an error, timed out or was cancelled. Then the offered session
-/// is forgotten, because the session may be the cause.
+/// handshake has returned an error, timed out or been cancelled. Then the launcher forgets the
+/// offered session, because the session may be the cause of the failure.
 #[must_use]
 pub struct Watch<'a> {
     sessions: &'a Sessions,
@@ -121,7 +125,7 @@ impl Drop for Watch<'_> {
     fn drop(&mut self) {
         let Some(since) = self.offered_since else { return };
         let mut known = self.sessions.known();
-        // Several handshakes may have offered the same session: only the first failure counts.
+        // If several handshakes that offered the same session fail, only the first failure counts.
         if known.latest.take_if(|latest| latest.full_handshake <= since).is_some() {
             known.failures += 1;
             let pause = (known.failures >= FAILURES).then(|| Instant::now() + PAUSE);
@@ -141,8 +145,9 @@ struct Connection {
 }
 
 impl Connection {
-    /// Stores a session, unless a newer session is stored, or [`Known::after`] forbids it. Sessions
-    /// of a resumed connection count as old as the resumed session.
+    /// Stores a session, unless a newer session is stored, or the session's full handshake was not
+    /// after [`Known::after`]. The session of a resumed connection has the same age as the session
+    /// that the connection resumed.
     fn keep(&self, session: SslSession, resumed: bool) {
         let inherited = self.offered_since.filter(|_| resumed);
         let full_handshake = inherited.unwrap_or(self.began);
@@ -151,22 +156,24 @@ impl Connection {
         if known.after < Some(full_handshake) && latest <= Some(full_handshake) {
             known.latest = Some(Session { session, full_handshake });
         }
-        // Setting the value fails only if the wait is over already.
+        // Setting the value fails only if the wait is already over, so ignore the error.
         let _ = self.sessions.wait_over.set(());
     }
 }
 
 thread_local! {
-    /// The next handshake on this thread gets this data, and offers this session, if there is a
-    /// session.
+    /// The data for the next handshake on this thread, and the session that this handshake offers,
+    /// if there is a session.
     static TO_OFFER: RefCell<Option<(Connection, Option<SslSession>)>> =
         const { RefCell::new(None) };
 }
 
-/// The index under which OpenSSL keeps a [`Connection`]. `None` if OpenSSL has no memory.
+/// The index under which OpenSSL keeps a [`Connection`] for each TLS connection. `None` if OpenSSL
+/// has no memory.
 static INDEX: LazyLock<Option<Index<Ssl, Connection>>> = LazyLock::new(|| Ssl::new_ex_index().ok());
 
-/// Makes the connections of a context resume sessions, and store new ones in their [`Sessions`].
+/// Makes the TLS connections of `context` resume sessions, and store new sessions in their
+/// [`Sessions`].
 ///
 /// # Errors
 /// If OpenSSL has no memory.
@@ -188,19 +195,19 @@ pub fn resume_in(context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
 }
 
 /// Makes the handshake of `ssl` offer the session in [`TO_OFFER`]. OpenSSL calls this function when
-/// the handshake begins. From then on, sessions that the server sends are stored.
+/// the handshake begins. After this call, the launcher stores the sessions that the server sends.
 fn begin_handshake(ssl: &mut SslRef) {
     let (Some(index), Some((connection, session))) = (*INDEX, TO_OFFER.take()) else { return };
     ssl.set_ex_data(index, connection);
     if let Some(session) = &session {
-        // If OpenSSL rejects the session, the handshake is full.
+        // If OpenSSL rejects the session, the connection performs a full handshake.
         // SAFETY: a `Sessions` belongs to one connector, so the session comes from a connection
-        // with the same context as this one.
+        // with the same context as this connection.
         let _ = unsafe { ssl.set_session(session) };
     }
 }
 
-/// The facts about the connection on which the server has sent `chain`.
+/// Returns the facts about the connection on which the server has sent `chain`.
 pub fn facts_of(chain: &X509StoreContextRef) -> Option<&Facts> {
     let ssl = chain.ex_data(X509StoreContext::ssl_idx().ok()?)?;
     Some(&ssl.ex_data((*INDEX)?)?.facts)
@@ -255,7 +262,7 @@ mod tests {
     }
 
     /// A server, a client, and the client's sessions with the server. The clock stands still until
-    /// a test advances it.
+    /// a test advances the clock.
     struct Scene {
         acceptor: SslAcceptor,
         connector: Arc<Connector>,
@@ -269,8 +276,8 @@ mod tests {
     }
 
     impl Pair {
-        /// Reads the tickets and the byte after the tickets, then sends close_notify. Without
-        /// close_notify, OpenSSL would not resume a TLS 1.2 session (SSL_set_shutdown(3)).
+        /// Reads the session tickets and the byte after the tickets, then sends close_notify.
+        /// Without close_notify, OpenSSL would not resume a TLS 1.2 session (SSL_set_shutdown(3)).
         async fn read(&mut self) {
             self.server.write_all(b"+").unwrap();
             assert_eq!(self.client.stream.read_u8().await.unwrap(), b'+');
@@ -301,8 +308,8 @@ mod tests {
             assert!(timeout(MINUTE / 60, handshake).await.is_err());
         }
 
-        /// The time of the latest full handshake before the session was issued that would be
-        /// offered now.
+        /// Returns the time of the full handshake from which the session comes that the client
+        /// would offer now.
         fn offered_since(&self) -> Option<Instant> {
             let known = self.sessions.known();
             known.to_offer(Instant::now()).map(|session| session.full_handshake)
@@ -380,7 +387,7 @@ mod tests {
         assert!(scene.offered_since().is_some());
         scene.hang().await;
         assert_eq!(scene.offered_since(), None);
-        // A ticket of an older connection is not stored either.
+        // The client does not store a ticket of an older connection either.
         late.read().await;
         assert_eq!(scene.offered_since(), None);
         let again = Instant::now();
@@ -391,7 +398,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn after_two_failed_resumptions_none_is_offered_for_ten_minutes() {
         let scene = Scene::new();
-        // A successful resumption resets the count.
+        // A successful resumption resets the count of failed resumptions.
         for resumed in [false, true, false] {
             advance(MINUTE).await;
             scene.connect().await.read().await;

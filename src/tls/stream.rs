@@ -1,4 +1,4 @@
-//! A TLS connection, and the facts that OpenSSL reports about it.
+//! A TLS connection, and the facts that OpenSSL reports about the connection.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -9,15 +9,17 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::certificate::Certificate;
 
-/// A server may send at most this many session tickets on one connection. Servers usually send two
-/// to four. A ticket costs some microseconds of CPU time, and a TLS record can hold 900 tickets.
+/// The maximum number of session tickets that a server may send on one connection. Servers usually
+/// send two to four. A ticket costs some microseconds of CPU time, and a TLS record can hold 900
+/// tickets.
 const MOST_TICKETS: u32 = 64;
 
-/// Facts about a connection that native-tls does not show. OpenSSL's callbacks collect the facts.
+/// The facts about one TLS connection. OpenSSL's callbacks collect these facts, because native-tls
+/// does not provide the facts.
 #[derive(Debug, Default)]
 pub struct Facts {
-    /// The certificates that the server has sent, its own certificate first, and OpenSSL's
-    /// verification result.
+    /// The certificates that the server has sent, and OpenSSL's verification result. The server's
+    /// own certificate comes first.
     shown: OnceLock<(Vec<X509>, X509VerifyResult)>,
     /// The number of session tickets that the server has sent.
     tickets: AtomicU32,
@@ -40,17 +42,17 @@ impl Facts {
         self.shown.get().is_some()
     }
 
-    /// OpenSSL's verification result for the server's chain.
+    /// Returns OpenSSL's verification result for the server's certificate chain.
     pub fn verified(&self) -> X509VerifyResult {
         self.shown.get().map_or(X509VerifyResult::OK, |(_, verified)| *verified)
     }
 
-    /// The server's own certificate, whether or not it was accepted.
+    /// Returns the server's own certificate, whether or not the launcher accepted the certificate.
     pub fn certificate(&self) -> Option<Certificate> {
         Certificate::from_der(&self.shown.get()?.0.first()?.to_der().ok()?)
     }
 
-    /// The last certificate of the chain that the server has sent.
+    /// Returns the last certificate of the chain that the server has sent.
     pub fn chain_end(&self) -> Option<Certificate> {
         Certificate::from_der(&self.shown.get()?.0.last()?.to_der().ok()?)
     }
@@ -61,7 +63,7 @@ impl Facts {
     }
 }
 
-/// A TLS connection of tokio-native-tls, with the facts about it.
+/// A TLS connection of the crate tokio-native-tls, and the facts about this connection.
 #[derive(Debug)]
 pub struct TlsStream<S> {
     pub stream: tokio_native_tls::TlsStream<S>,
@@ -69,7 +71,7 @@ pub struct TlsStream<S> {
 }
 
 impl<S> TlsStream<S> {
-    /// The stream that carries the TLS records.
+    /// Returns the stream that carries the TLS records.
     pub fn get_ref(&self) -> &S {
         self.stream.get_ref().get_ref().get_ref()
     }
@@ -78,15 +80,15 @@ impl<S> TlsStream<S> {
         self.stream.get_mut().get_mut().get_mut()
     }
 
-    /// True if the server resumed a session.
+    /// True if the handshake resumed an earlier TLS session.
     pub fn resumed(&self) -> bool {
         !self.facts.has_chain()
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
-    /// The server's certificate; after a resumption, the certificate from the resumed session.
-    /// `None` if the certificate is unreadable.
+    /// Returns the server's certificate. After a resumption, this is the certificate from the
+    /// resumed session. Returns `None` if the certificate is unreadable.
     pub fn certificate(&self) -> Option<Certificate> {
         Certificate::from_der(&self.stream.get_ref().peer_certificate().ok()??.to_der().ok()?)
     }

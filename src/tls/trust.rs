@@ -9,16 +9,16 @@ use super::pin::Pin;
 /// The setting `--verify`: the level at which to verify the server's certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verify {
-    /// Verify nothing.
+    /// The launcher does not verify the server's certificate.
     None,
-    /// Verify the chain.
+    /// The launcher verifies the certificate's chain.
     Ca,
-    /// Verify the chain and the host name.
+    /// The launcher verifies the certificate's chain and the host name.
     Full,
 }
 
 impl Verify {
-    /// The value of `--verify`.
+    /// Returns the value of `--verify` that selects this level.
     pub fn word(self) -> &'static str {
         match self {
             Verify::None => "none",
@@ -36,11 +36,12 @@ pub struct Trust {
     pub min_tls: SslVersion,
     /// The CAs to trust instead of the system roots.
     pub ca: Option<Vec<X509>>,
-    /// The pins of the keys that the server may have; empty if the server may have any key.
+    /// The pins of the keys that the server may have. Empty if the server may have any key.
     pub pins: Vec<Pin>,
     /// The client certificate and key to use if the server requests one.
     pub identity: Option<ClientIdentity>,
-    /// The name to send in SNI and to verify; `None` for the URL's host.
+    /// The name that the launcher sends in SNI and verifies in the certificate. `None` if this name
+    /// is the URL's host.
     pub server_name: Option<String>,
 }
 
@@ -55,7 +56,7 @@ impl Trust {
         self.pins.is_empty() || self.pins.contains(pin)
     }
 
-    /// The default settings, which trust any server.
+    /// Returns the default settings, which trust any server.
     #[cfg(test)]
     pub fn none() -> Trust {
         let (verify, min_tls) = (Verify::None, SslVersion::TLS1_2);
