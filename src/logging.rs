@@ -1,4 +1,4 @@
-//! Writes the log to stderr: one line per event, in logfmt or JSON.
+//! Writes the log to stderr, with one line for each event, in logfmt or JSON.
 //!
 //! Each macro for logging has the name of a syslog level, as in `--log-level`. The crate `tracing`
 //! has other names for its levels: for example, `notice!` logs at `tracing`'s level INFO. The first
@@ -26,8 +26,8 @@ use crate::sandbox;
 
 pub use tracing::{debug as info, error as err, info as notice, trace as debug, warn as warning};
 
-/// syslog's levels, 0 to 7, and the corresponding levels of `tracing`. The launcher logs no events
-/// at the levels `emerg`, `alert` and `crit`.
+/// The names of syslog's levels 0 to 7, each with the corresponding level of `tracing`. The
+/// launcher logs no events at the levels `emerg`, `alert` and `crit`.
 pub const LEVELS: [(&str, LevelFilter); 8] = [
     ("emerg", LevelFilter::OFF),
     ("alert", LevelFilter::OFF),
@@ -39,7 +39,7 @@ pub const LEVELS: [(&str, LevelFilter); 8] = [
     ("debug", LevelFilter::TRACE),
 ];
 
-/// The format of a line.
+/// The format of the log's lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     Logfmt,
@@ -53,30 +53,35 @@ pub struct LogSettings {
     pub format: LogFormat,
 }
 
-/// The maximum number of lines that wait until stderr is read. The launcher drops further lines,
-/// because a slow reader of the log must not delay the traffic.
+/// The maximum number of log lines that wait until the program that reads stderr takes them. The
+/// launcher drops further lines, because a slow reader of the log must not delay the traffic.
 const MOST_WAITING_LINES: usize = 4096;
 
-/// The value of `logger=`, which distinguishes the launcher's lines from the app's lines.
+/// The value of the field `logger` in each line, which distinguishes the launcher's lines from the
+/// app's lines.
 const LOGGER: &str = "start-stunnel";
 
-/// Passes lines to the thread that writes the log. Empty if the system refused this thread.
+/// The queue of lines for the thread that writes the log. Empty if the system refused to start this
+/// thread.
 static THREAD: OnceLock<NonBlocking> = OnceLock::new();
 
-/// The number of lines that the launcher has dropped because stderr was not read in time.
+/// Returns the number of log lines that the launcher has dropped because the program that reads
+/// stderr was too slow.
 pub fn dropped_lines() -> u64 {
     let dropped = THREAD.get().map(NonBlocking::error_counter);
     dropped.map_or(0, |dropped| dropped.dropped_lines() as u64)
 }
 
-/// Starts logging, also of panics. A thread writes the lines. When the returned guard is dropped,
-/// it waits until all lines are written, but at most for about a second. Returns `None` if the
-/// system refuses to start the thread; then each thread writes its own lines.
+/// Starts the log, which also contains panics, and a thread that writes the log's lines. When the
+/// returned guard is dropped, the guard waits until all lines are written, but at most for about a
+/// second. Returns `None` if the system refuses to start the thread. In this case, each thread
+/// writes its own lines.
 ///
 /// # Panics
 /// If a process calls this function twice.
 pub fn init(settings: LogSettings) -> Option<WorkerGuard> {
-    // tracing-appender panics if the system refuses to start its thread.
+    // Hide the panic of the crate tracing-appender, which panics if the system refuses to start a
+    // thread.
     panic::set_hook(Box::new(|_| ()));
     let started = panic::catch_unwind(|| {
         NonBlockingBuilder::default()
@@ -101,7 +106,7 @@ pub fn init(settings: LogSettings) -> Option<WorkerGuard> {
 }
 
 /// Logs a panic as one line. The line does not contain the panic's message, because the message may
-/// quote the traffic.
+/// contain a part of the traffic.
 ///
 /// Logs the first five panics, and then only the 8th, 16th, 32nd and so on, because every
 /// connection may cause the same panic.
@@ -114,16 +119,17 @@ fn log_panic(panic: &panic::PanicHookInfo<'_>) {
     }
 }
 
-/// Makes the thread that writes the log enter the sandbox now, instead of before its next line.
+/// Makes the thread that writes the log enter the sandbox now, instead of when the thread writes
+/// the next line.
 pub fn enter_sandbox() {
     if let Some(mut thread) = THREAD.get().cloned() {
-        // An empty text wakes the thread, and writes no byte.
+        // An empty text wakes the thread that writes the log, but adds no byte to the log.
         let _ = thread.write(b"");
     }
 }
 
-/// Standard error, for the thread that writes the log. This thread starts before COMMAND, so the
-/// thread enters the sandbox later: before the first line that it writes after COMMAND's start.
+/// A writer to stderr for the thread that writes the log. This thread starts before COMMAND, so the
+/// thread enters the sandbox later, before it writes the first line after COMMAND's start.
 struct SandboxedStderr(Stderr);
 
 impl Write for SandboxedStderr {
@@ -148,7 +154,7 @@ fn syslog_name(level: &Level) -> &'static str {
     known.map_or("debug", |(name, _)| name)
 }
 
-/// Formats each event as one line.
+/// A formatter that writes each log event as one line.
 struct Lines(LogFormat);
 
 impl<S, N> FormatEvent<S, N> for Lines
@@ -202,13 +208,13 @@ impl Visit for Fields {
 fn logfmt(fields: &[(&str, Value)]) -> String {
     let pair = |(name, value): &(&str, Value)| match value {
         Value::String(text) if is_bare(text) => format!("{name}={text}"),
-        // logfmt has the same quotes and escapes as JSON.
+        // Use JSON's quotes and escapes, because logfmt has the same quotes and escapes.
         value => format!("{name}={value}"),
     };
     fields.iter().map(pair).collect::<Vec<_>>().join(" ")
 }
 
-/// True if `text` needs no quotes in logfmt.
+/// Returns true if `text` needs no quotation marks in logfmt.
 fn is_bare(text: &str) -> bool {
     let special = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '"' | '=' | '\\');
     !text.is_empty() && !text.contains(special)

@@ -1,4 +1,4 @@
-//! Functions for text that people read in a terminal.
+//! Formats text that people read in a terminal.
 
 use textwrap::{Options, WordSeparator, WordSplitter, WrapAlgorithm};
 
@@ -7,20 +7,21 @@ pub fn printable(text: &str) -> String {
     text.chars().map(|c| if is_unprintable(c) { '?' } else { c }).collect()
 }
 
-/// True if `c` is a control character, or changes the direction of text (UAX #9).
+/// Returns true if `c` is a control character, or changes the direction of text (UAX #9).
 pub fn is_unprintable(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// A number of things: `1 connection`, `2 connections`.
+/// Returns a number and a noun in the right form, for example `1 connection` or `2 connections`.
 pub fn counted(number: u64, thing: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} {thing}{plural}")
 }
 
-/// Wraps `text` at spaces into lines of `columns` characters. The first line begins with `head`,
-/// and the text of every line begins at the column `indent`. Words are never broken, because users
-/// may copy them. If a word is too long for the column, the whole text begins further left.
+/// Wraps `text` at spaces into lines of at most `columns` characters. The first line begins with
+/// `head`, and the text of every line begins at the column `indent`. Words are never broken,
+/// because users may copy the words. If a word is too long for the space to the right of `indent`,
+/// the whole text begins further left.
 pub fn wrapped(columns: usize, indent: usize, head: &str, text: &str) -> String {
     const LEFT: usize = 4;
     let is_too_long = |word: &str| indent + word.chars().count() > columns;

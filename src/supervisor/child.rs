@@ -1,4 +1,4 @@
-//! Starts COMMAND, or turns the launcher into COMMAND.
+//! Starts COMMAND as a child process, or replaces the launcher by COMMAND.
 
 use std::env;
 use std::ffi::{CString, OsStr, OsString};
@@ -18,7 +18,7 @@ use crate::system::inherited::Inherited;
 use crate::system::process::{Placement, Program};
 use crate::system::signals;
 
-/// The folders in which execvp(3) looks if PATH is unset.
+/// The folders in which execvp(3) searches for a program if the variable PATH is unset.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 /// A running COMMAND.
@@ -26,7 +26,8 @@ const DEFAULT_PATH: &str = "/bin:/usr/bin";
 pub struct Child {
     pub pid: Pid,
     pub placement: Placement,
-    /// Signals that the launcher received before COMMAND started and has not forwarded yet.
+    /// The signals that the launcher received before COMMAND started, and has not forwarded to
+    /// COMMAND yet.
     pub(super) missed: SigSet,
 }
 
@@ -50,8 +51,8 @@ pub fn spawn(
     Ok(Child { pid, placement, missed })
 }
 
-/// Replaces the launcher's own stdin and stdout by /dev/null. While the launcher kept a pipe open,
-/// the process at the pipe's other end could not notice that COMMAND has closed the pipe.
+/// Replaces the launcher's own stdin and stdout by /dev/null. If the launcher kept a pipe open, the
+/// process at the pipe's other end could not notice when COMMAND closes the pipe.
 ///
 /// # Errors
 /// The error of open(2) or dup2(2).
@@ -62,8 +63,8 @@ pub fn close_own_streams() -> io::Result<()> {
     Ok(())
 }
 
-/// Replaces the launcher by COMMAND: same process, same pid. Returns only if COMMAND cannot be
-/// executed.
+/// Replaces the launcher by COMMAND, so that COMMAND runs in the same process with the same pid.
+/// Returns only if COMMAND cannot be executed.
 pub fn become_command(words: &[OsString], environment: CommandEnvironment) -> NotExecuted {
     if let Err(error) = Inherited::restore_before_exec() {
         return error.into();
@@ -72,8 +73,8 @@ pub fn become_command(words: &[OsString], environment: CommandEnvironment) -> No
     error
 }
 
-/// Executes `program` with the function `how`. If the program is a script without a `#!` line,
-/// executes /bin/sh with this script, as execvp(3) does.
+/// Executes `program` by calling the function `how`. If the program is a script without a `#!`
+/// line, executes /bin/sh with this script, as execvp(3) does.
 fn execute<T>(
     program: &mut Program,
     how: impl Fn(&mut Program) -> nix::Result<T>,
@@ -104,9 +105,10 @@ fn path(program: &Program) -> &Path {
     Path::new(OsStr::from_bytes(program.file.as_bytes()))
 }
 
-/// The path of the command `name`. A name that contains a slash is itself a path. Any other name is
-/// searched for in the folders of `path`, where an empty entry means the current folder. If no
-/// folder contains an executable file named `name`, returns a path whose execution fails.
+/// Returns the path of the command `name`. A name that contains a slash is itself a path. The
+/// launcher searches for any other name in the folders of `path`, where an empty entry means the
+/// current folder. If no folder contains an executable file named `name`, returns a path whose
+/// execution fails.
 fn file(name: &OsStr, path: Option<&OsStr>) -> PathBuf {
     if name.is_empty() || name.as_bytes().contains(&b'/') {
         return name.into();
