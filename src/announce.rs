@@ -260,7 +260,7 @@ pub fn command_ignored(option: &str) {
 /// Prints the Redis variables that COMMAND would get, and returns the launcher's exit code.
 ///
 /// # Errors
-/// If stdout cannot be written.
+/// Returns an error if stdout cannot be written.
 pub fn environment(plan: &Plan, bound: &Bound) -> anyhow::Result<u8> {
     if !plan.found_urls() {
         note(&format!("start-stunnel: nothing to print: {}", names::NO_URL));

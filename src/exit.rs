@@ -27,7 +27,7 @@ pub const COMMAND_NOT_FOUND: u8 = 127;
 /// because users run commands such as `start-stunnel --check | head -1`.
 ///
 /// # Errors
-/// If stdout cannot be written.
+/// Returns an error if stdout cannot be written.
 pub fn print(text: &str, code: u8) -> io::Result<u8> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {

@@ -47,7 +47,8 @@ impl Launch {
     /// Runs COMMAND behind the tunnels, and returns the outcome with which the launcher must end.
     ///
     /// # Errors
-    /// If the system refuses a resource that the launcher needs to handle signals or to run tasks.
+    /// Returns an error if the system refuses a resource that the launcher needs to handle signals
+    /// or to run tasks.
     pub fn run(mut self, inherited: io::Result<Inherited>) -> anyhow::Result<ExitOutcome> {
         let inherited = inherited.context("could not take over signals")?;
         self.prepare();
@@ -175,7 +176,7 @@ fn rights(plan: &Plan, bound: &Bound) -> Rights {
     }
 }
 
-/// Under `--sandbox require`, returns an error unless a trial of the sandbox succeeds.
+/// Returns an error if the user requires the sandbox, but a trial of the sandbox fails.
 fn try_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) -> Result<(), ConfigError> {
     if settings.sandbox != SandboxMode::Require {
         return Ok(());

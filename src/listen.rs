@@ -32,8 +32,8 @@ pub struct Bound {
 /// Binds a local port or socket for each tunnel.
 ///
 /// # Errors
-/// If a port or socket cannot be bound. Two cases are errors only under `--port-taken fail`: a port
-/// that another program uses, and a plan without a Redis URL.
+/// Returns an error if a port or socket cannot be bound. Two cases are errors only under
+/// `--port-taken fail`: a port that another program uses, and a plan without a Redis URL.
 pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
     if settings.port_taken == PortTaken::Fail && !plan.found_urls() {
         let problem = "is fail, for a port that other programs rely on. But nothing would listen \

@@ -78,7 +78,7 @@ pub fn dropped_lines() -> u64 {
 /// writes its own lines.
 ///
 /// # Panics
-/// If a process calls this function twice.
+/// Panics if a process calls this function twice.
 pub fn init(settings: LogSettings) -> Option<WorkerGuard> {
     // Hide the panic of the crate tracing-appender, which panics if the system refuses to start a
     // thread.

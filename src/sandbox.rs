@@ -174,7 +174,7 @@ pub fn directory_of(path: &Path) -> Option<PathBuf> {
 /// has already called `enter`.
 ///
 /// # Errors
-/// If the kernel refuses the rules.
+/// Returns an error if the kernel refuses the rules.
 pub fn enter() -> io::Result<()> {
     match RULES.get() {
         Some(rules) if !HAS_ENTERED.replace(true) => {

@@ -60,7 +60,7 @@ pub fn keep_one_ready() {
 /// Looks up the addresses of `host`, which is a name or an IP address.
 ///
 /// # Errors
-/// The resolver's error, or EAGAIN if no thread is idle and no thread can be started.
+/// Returns the resolver's error, or EAGAIN if no thread is idle and no thread can be started.
 pub async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
@@ -71,7 +71,7 @@ pub async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
 /// Runs `work`, which may block, on a thread of this module.
 ///
 /// # Errors
-/// EAGAIN if no thread is idle and no thread can be started.
+/// Returns EAGAIN if no thread is idle and no thread can be started.
 pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     THREADS.claim().await?;
     let (reply, result) = oneshot::channel();

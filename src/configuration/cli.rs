@@ -74,8 +74,8 @@ impl Invocation {
     /// Parses a command line that begins with the program's name.
     ///
     /// # Errors
-    /// If the command line cannot be parsed. clap also reports `--help` and `--version` as errors,
-    /// with exit code 0.
+    /// Returns an error if the command line cannot be parsed. clap also reports `--help` and
+    /// `--version` as errors, with exit code 0.
     pub fn parse_from(
         words: impl IntoIterator<Item = OsString>,
     ) -> Result<Invocation, clap::Error> {

@@ -28,7 +28,8 @@ pub use sources::ConfigError;
 use sources::Sources;
 pub use values::is_variable_name;
 
-/// Everything that the user configured.
+/// The settings, Redis URLs and planned tunnels that the launcher has read from the user's
+/// configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Configuration {
     pub settings: Settings,
@@ -38,7 +39,7 @@ pub struct Configuration {
 /// Reads all settings and Redis URLs. Call this only if the launcher is not disabled.
 ///
 /// # Errors
-/// The list of all mistakes in the configuration, if there is at least one mistake.
+/// Returns the list of all mistakes in the configuration, if there is at least one mistake.
 pub fn read(
     invocation: &Invocation,
     environment: &Environment,

@@ -20,10 +20,10 @@ use crate::tunnel::{Listen, PortTaken};
 /// The parts of a setting's declaration that do not depend on the type of the setting's value.
 #[derive(Debug)]
 pub struct Declaration {
-    /// The variable that sets the same value as the option.
+    /// The environment variable that sets the same value as the option.
     pub variable: &'static str,
-    /// The variable's name in Heroku's retired Redis buildpack. The launcher still
-    /// accepts the old name.
+    /// The name that the variable had in Heroku's retired Redis buildpack. The launcher still
+    /// accepts this old name.
     pub old_variable: Option<&'static str>,
     /// The default, as a user would write it. Empty if the setting is unset by default.
     pub default: &'static str,
@@ -33,21 +33,22 @@ pub struct Declaration {
     /// setting has no option.
     pub value_name: &'static str,
     pub help: &'static str,
-    /// The heading above the option in `--help`.
+    /// The heading under which `--help` shows the option.
     pub heading: &'static str,
     /// True if the short help (`-h`) lists the option.
     pub is_common: bool,
     /// True if the user can also set the setting for a single URL. A variable with the prefix
     /// `<VAR>_` applies only to the URL in `<VAR>`.
     pub is_per_url: bool,
-    /// True if the value is PEM text, or the path of a PEM file.
+    /// True if the setting's value is PEM text, or the path of a PEM file.
     pub is_pem: bool,
     /// A function that checks a value, but does not read a file that the value names. The
     /// function's error lists the accepted forms.
     pub check: fn(&str) -> Result<(), &'static str>,
 }
 
-/// A setting, and the parser for its value. The parser's error lists the accepted forms.
+/// The declaration of a setting, with the parser for the setting's value. The parser's error lists
+/// the accepted forms.
 #[derive(Debug)]
 pub struct Setting<T> {
     pub declaration: Declaration,
@@ -318,7 +319,7 @@ pub fn with_option() -> impl Iterator<Item = (String, &'static Declaration)> {
     ALL.iter().filter_map(|declaration| Some((declaration.option()?, *declaration)))
 }
 
-/// Every setting that can be set for a single URL.
+/// Returns every setting that the user can set for a single URL.
 pub fn for_one_url() -> impl Iterator<Item = &'static Declaration> {
     ALL.iter().copied().filter(|declaration| declaration.is_per_url)
 }

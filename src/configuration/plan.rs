@@ -11,7 +11,7 @@ use crate::tunnel::Route;
 /// same local URL: for example, `REDIS_URL_STUNNEL` is a copy of `REDIS_URL`.
 pub const COPY_SUFFIX: &str = "_STUNNEL";
 
-/// A variable whose URL gets a tunnel.
+/// An environment variable whose Redis URL gets a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tunnelled {
     pub variable: String,
@@ -32,11 +32,11 @@ pub struct Unused {
     pub unknown: Vec<String>,
     /// Settings for the URL in a single variable, if this variable holds no Redis URL.
     pub without_url: Vec<String>,
-    /// Retired options and variables.
+    /// Options and variables that existed in earlier versions, and that the user still sets.
     pub retired: Vec<String>,
 }
 
-/// The tunnels to open, and the variables that hold Redis URLs.
+/// The plan of the tunnels that the launcher opens, and of the variables that hold Redis URLs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     pub routes: Vec<Route>,
@@ -71,18 +71,18 @@ impl Plan {
         self.routes.len() - 1
     }
 
-    /// True if any variable holds a Redis URL, with or without a tunnel.
+    /// Returns true if any variable holds a Redis URL, with or without a tunnel.
     pub fn found_urls(&self) -> bool {
         self.variables().next().is_some()
     }
 
-    /// The names of all variables that hold a Redis URL.
+    /// Returns the names of all variables that hold a Redis URL.
     pub fn variables(&self) -> impl Iterator<Item = &str> {
         let tunnelled = self.tunnelled.iter().map(|tunnelled| tunnelled.variable.as_str());
         tunnelled.chain(self.untouched())
     }
 
-    /// The names of the variables whose URLs need no tunnel.
+    /// Returns the names of the variables whose URLs need no tunnel.
     pub fn untouched(&self) -> impl Iterator<Item = &str> {
         self.untouched.iter().map(|(name, _)| name.as_str())
     }

@@ -52,7 +52,7 @@ impl Found<'_> {
     /// Checks the value, but does not read a file that the value names.
     ///
     /// # Errors
-    /// If the value is invalid.
+    /// Returns an error if the value is invalid.
     pub fn check(&self) -> Result<(), ConfigError> {
         self.parse(self.setting.check)
     }
@@ -60,8 +60,8 @@ impl Found<'_> {
     /// Parses the value.
     ///
     /// # Errors
-    /// If the value is invalid. An option's empty value is also an error, because the empty value
-    /// would silently override the variable.
+    /// Returns an error if the value is invalid. An option's empty value is also an error, because
+    /// the empty value would silently override the variable.
     pub fn parse<T>(&self, parse: fn(&str) -> Result<T, &'static str>) -> Result<T, ConfigError> {
         if self.value.is_empty() && self.name.starts_with("--") {
             return Err(self.wrong(
@@ -135,7 +135,8 @@ impl<'a> Sources<'a> {
         setting.variables().filter_map(found).collect()
     }
 
-    /// The names of all options and variables whose values [`Sources::find`] returns.
+    /// Returns the names of the options and variables that set the values which [`Sources::find`]
+    /// finds.
     pub fn names(&self) -> SettingNames {
         let set = options::ALL.iter().filter_map(|setting| self.find(setting));
         SettingNames {

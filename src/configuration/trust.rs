@@ -139,7 +139,7 @@ fn incomplete(given: &Found<'_>, absent: &Declaration) -> ConfigError {
 /// names.
 ///
 /// # Errors
-/// If the value is not PEM text and is not the path of a readable file.
+/// Returns an error if the value is not PEM text and is not the path of a readable file.
 pub fn read_pem(found: &Found<'_>) -> Result<String, ConfigError> {
     if let Some(text) = found.value.to_str().filter(|text| pem::is_pem(text)) {
         return Ok(pem::with_line_ends(text));

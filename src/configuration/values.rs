@@ -126,7 +126,7 @@ pub fn positive_duration(text: &str) -> Result<Duration, &'static str> {
         .ok_or("a time of more than zero, such as 500ms, 10s, 5m, 24h, or a bare number of seconds")
 }
 
-/// True if `--urls` accepts `name` as the name of a variable.
+/// Returns true if `--urls` accepts `name` as the name of a variable.
 pub fn is_variable_name(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }

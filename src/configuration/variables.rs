@@ -83,7 +83,7 @@ fn route(name: &str, url: &RedisUrl, reader: &mut Reader<'_>) -> Option<Route> {
     })
 }
 
-/// The variables that hold a Redis URL and are not in the plan.
+/// Returns the variables that hold a Redis URL but are not in the plan.
 pub fn others(plan: &Plan, environment: &Environment) -> Vec<String> {
     let is_url = |value: &OsString| value.to_str().is_some_and(has_scheme);
     environment
@@ -113,8 +113,8 @@ fn is_ours(name: &str) -> bool {
     name.ends_with(COPY_SUFFIX) || name.contains("_STUNNEL_")
 }
 
-/// If the variable `name` leads to another launcher's tunnel, returns its value with masked
-/// secrets. The other launcher has set the variable `<name>_STUNNEL` to the same value.
+/// Returns the URL in the variable `name`, with masked secrets, if the URL leads to another
+/// launcher's tunnel. The other launcher has set the variable `<name>_STUNNEL` to the same URL.
 fn outer_tunnel(name: &str, environment: &Environment) -> Option<String> {
     let value = lookup(environment, name)?;
     let copy = lookup(environment, &format!("{name}{COPY_SUFFIX}"))?;
@@ -127,7 +127,7 @@ fn outer_tunnel(name: &str, environment: &Environment) -> Option<String> {
     (is_local && !url.is_tls()).then(|| url.to_string())
 }
 
-/// True if `name` is a variable of Heroku's PrivateLink add-on.
+/// Returns true if Heroku's PrivateLink add-on sets the variable `name`.
 fn is_endpoint(name: &str) -> bool {
     name.strip_prefix("REDIS_ENDPOINT_").is_some_and(|rest| rest.ends_with("_URL"))
 }
@@ -189,7 +189,7 @@ fn upstream_of(
     }
 }
 
-/// True if `url` leads to one of Heroku's PrivateLink endpoints.
+/// Returns true if `url` leads to one of Heroku's PrivateLink endpoints.
 fn is_privatelink(name: &str, url: &RedisUrl) -> bool {
     is_endpoint(name)
         || matches!(&url.host, Host::Domain(host)

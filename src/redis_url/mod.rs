@@ -111,9 +111,9 @@ impl RedisUrl {
     /// Parses `value` as a URL with the syntax of RFC 3986 section 3.
     ///
     /// # Errors
-    /// If `value` is not a valid Redis URL. The error is the rest of a sentence that begins with
-    /// the name of the variable. The error contains no part of `value`, because any part may be a
-    /// password.
+    /// Returns an error if `value` is not a valid Redis URL. The error is the rest of a sentence
+    /// that begins with the name of the variable. The error contains no part of `value`, because
+    /// any part may be a password.
     pub fn parse(value: &str) -> Result<RedisUrl, &'static str> {
         let (scheme, plaintext) = schemes_of(value).ok_or(
             "does not begin with redis://, rediss://, valkey:// or valkeys:// (is there a quote at \

@@ -16,7 +16,8 @@ impl RedisUrl {
     /// Returns the TLS parameters in the URL's query.
     ///
     /// # Errors
-    /// If a TLS parameter is unknown or empty, or if two TLS parameters contradict each other.
+    /// Returns an error if a TLS parameter is unknown or empty, or if two TLS parameters contradict
+    /// each other.
     pub fn tls_parameters(&self) -> Result<UrlTlsParameters, &'static str> {
         let query = self.query.expose().strip_prefix('?').unwrap_or_default();
         let mut asked = UrlTlsParameters::default();

@@ -34,10 +34,10 @@ pub struct Child {
 /// Starts COMMAND as a child process.
 ///
 /// # Errors
-/// If COMMAND cannot be executed.
+/// Returns an error if COMMAND cannot be executed.
 ///
 /// # Panics
-/// If `words` is empty.
+/// Panics if `words` is empty.
 pub fn spawn(
     words: &[OsString],
     mut environment: CommandEnvironment,
@@ -55,7 +55,7 @@ pub fn spawn(
 /// process at the pipe's other end could not notice when COMMAND closes the pipe.
 ///
 /// # Errors
-/// The error of open(2) or dup2(2).
+/// Returns the error of open(2) or dup2(2).
 pub fn close_own_streams() -> io::Result<()> {
     let nothing = File::options().read(true).write(true).open("/dev/null")?;
     dup2_stdin(&nothing)?;

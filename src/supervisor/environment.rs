@@ -43,7 +43,7 @@ impl CommandEnvironment {
     /// the first entry and removes the others.
     ///
     /// # Panics
-    /// If `new_value` contains a NUL byte.
+    /// Panics if `new_value` contains a NUL byte.
     pub fn set(&mut self, name: &str, new_value: impl Into<OsString>) {
         let entry = [name.as_bytes(), b"=", &new_value.into().into_vec()].concat();
         let entry = CString::new(entry).expect("environment variables contain no NUL byte");

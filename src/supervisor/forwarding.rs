@@ -35,7 +35,7 @@ impl Forwarding {
         Forwarding { setting, leaves_sigterm: is_auto && on_dyno && getpid().as_raw() != 1 }
     }
 
-    /// True if the launcher may forward `received` to COMMAND.
+    /// Returns true if the launcher may forward the signal `received` to COMMAND.
     pub fn allows(self, received: Received) -> bool {
         self.setting != ForwardSignals::Never && !self.leaves(received)
     }
@@ -44,9 +44,9 @@ impl Forwarding {
         self.leaves_sigterm && received.is(Signal::SIGTERM)
     }
 
-    /// True if the signal `received` ends the drain early. On a dyno, SIGTERM does not end the
-    /// drain, because the dyno manager may send SIGTERM again after COMMAND's end, when the
-    /// launcher must still send COMMAND's last bytes.
+    /// Returns true if the signal `received` ends the drain early. On a Heroku dyno, SIGTERM does
+    /// not end the drain, because the dyno manager may send SIGTERM again while the launcher sends
+    /// the last bytes of COMMAND, which has ended.
     pub fn cuts_drain(self, received: Received) -> bool {
         received.one_of(&CUTTING_SIGNALS).is_some() && !self.leaves(received)
     }

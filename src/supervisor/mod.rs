@@ -90,10 +90,10 @@ pub struct Supervisor {
 
 impl Supervisor {
     /// # Errors
-    /// If the launcher's signals cannot be read.
+    /// Returns an error if the launcher's signals cannot be read.
     ///
     /// # Panics
-    /// Outside a tokio runtime.
+    /// Panics outside a tokio runtime.
     pub fn new(
         child: Child,
         forwarding: Forwarding,
@@ -108,7 +108,7 @@ impl Supervisor {
     /// COMMAND's process group, if COMMAND had its own group.
     ///
     /// # Errors
-    /// If the launcher's signals cannot be read.
+    /// Returns an error if the launcher's signals cannot be read.
     pub async fn wait(&mut self) -> io::Result<ExitOutcome> {
         loop {
             let received = self.signals.next().await?;
@@ -130,11 +130,11 @@ impl Supervisor {
         }
     }
 
-    /// Reaps orphans during the drain until a signal ends the drain early. Returns the number of
-    /// that signal.
+    /// Reaps orphaned processes during the drain, until a signal ends the drain early. Returns the
+    /// number of this signal.
     ///
     /// # Errors
-    /// If the launcher's signals cannot be read.
+    /// Returns an error if the launcher's signals cannot be read.
     pub async fn drain_cut(&mut self) -> io::Result<i32> {
         loop {
             let received = self.signals.next().await?;
@@ -298,8 +298,8 @@ impl Supervisor {
         }
     }
 
-    /// If the launcher's process group is in the terminal's foreground, puts COMMAND's group into
-    /// the foreground instead. Returns true if COMMAND's group is now in the foreground.
+    /// Puts COMMAND's process group into the terminal's foreground, if the launcher's group is
+    /// there. Returns true if COMMAND's group is in the foreground afterwards.
     fn hand_over_terminal(&self) -> bool {
         match &self.terminal {
             Some(terminal) if terminal.is_ours() => terminal.give_to(self.child.pid).is_ok(),
@@ -307,8 +307,8 @@ impl Supervisor {
         }
     }
 
-    /// If COMMAND's process group is in the terminal's foreground, puts the launcher's group into
-    /// the foreground instead.
+    /// Puts the launcher's process group into the terminal's foreground, if COMMAND's group is
+    /// there.
     fn take_terminal_back(&self) {
         if let Some(terminal) = &self.terminal
             && terminal.is_of(self.child.pid)

@@ -25,7 +25,7 @@ impl Terminal {
         self.is_of(getpgrp())
     }
 
-    /// True if the terminal has hung up.
+    /// Returns true if the terminal has hung up.
     pub fn has_hung_up(&self) -> bool {
         tcgetpgrp(&self.0).is_err()
     }

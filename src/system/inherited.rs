@@ -49,7 +49,7 @@ impl Inherited {
     /// launcher, which becomes COMMAND, has no other state to restore.
     ///
     /// # Errors
-    /// The error of sigaction(2). No error is expected.
+    /// Returns the error of sigaction(2), but no error is expected.
     pub fn restore_before_exec() -> nix::Result<()> {
         set_ignored(Signal::SIGPIPE, signals::sigpipe_was_ignored()).map(drop)
     }
@@ -59,7 +59,7 @@ impl Inherited {
     /// limit, because each connection needs two descriptors. Prevents core dumps.
     ///
     /// # Errors
-    /// The error of a system call. No error is expected.
+    /// Returns the error of a system call, but no error is expected.
     pub fn take_over() -> io::Result<Inherited> {
         let mask = signals::block_all()?;
         let sigchld_was_ignored = set_ignored(Signal::SIGCHLD, false)?;
@@ -73,7 +73,7 @@ impl Inherited {
     /// This function is async-signal-safe.
     ///
     /// # Errors
-    /// The error of a system call. No error is expected.
+    /// Returns the error of a system call, but no error is expected.
     pub fn give_back(&self) -> nix::Result<()> {
         for (resource, soft, hard) in self.limits.into_iter().flatten() {
             setrlimit(resource, soft, hard)?;

@@ -73,7 +73,7 @@ impl Program {
     /// Replaces this process by the program. Returns only if the program cannot be executed.
     ///
     /// # Errors
-    /// The error of execve(2).
+    /// Returns the error of execve(2).
     pub fn execute(&self) -> nix::Result<Infallible> {
         execve(&self.file, &self.words, &self.environment)
     }
@@ -82,7 +82,8 @@ impl Program {
     /// The kernel sends SIGTERM to the child when the launcher ends.
     ///
     /// # Errors
-    /// If the system refuses a process or a pipe, or if the program cannot be executed.
+    /// Returns an error if the system refuses a process or a pipe, or if the program cannot be
+    /// executed.
     pub fn spawn(&mut self, placement: Placement, inherited: &Inherited) -> nix::Result<Pid> {
         let launcher = getpid();
         // Allocate all memory now, because a process must not allocate memory between fork and

@@ -54,7 +54,7 @@ impl Mask {
     /// async-signal-safe.
     ///
     /// # Errors
-    /// The error of rt_sigprocmask(2). No error is expected.
+    /// Returns the error of rt_sigprocmask(2), but no error is expected.
     pub fn swap(self) -> nix::Result<Mask> {
         let mut before = Mask(0);
         let (how, size) = (libc::SIG_SETMASK, size_of::<Mask>());
@@ -70,7 +70,7 @@ impl Mask {
 /// kernel ignored the signal before. This function is async-signal-safe.
 ///
 /// # Errors
-/// The error of sigaction(2). No error is expected.
+/// Returns the error of sigaction(2), but no error is expected.
 pub fn set_ignored(signal: Signal, ignored: bool) -> nix::Result<bool> {
     let handler = if ignored { SigHandler::SigIgn } else { SigHandler::SigDfl };
     // SAFETY: neither SIG_IGN nor SIG_DFL runs a handler that could interrupt other code.
@@ -140,10 +140,10 @@ impl Signals {
     /// Opens the stream. The stream begins with the signals that have arrived since [`block_all`].
     ///
     /// # Errors
-    /// If the system refuses a descriptor.
+    /// Returns an error if the system refuses a descriptor.
     ///
     /// # Panics
-    /// Outside a tokio runtime.
+    /// Panics outside a tokio runtime.
     pub fn open() -> io::Result<Signals> {
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let signal_fd = SignalFd::with_flags(&every_signal(), flags)?;
@@ -155,7 +155,7 @@ impl Signals {
     /// Waits for the next signal.
     ///
     /// # Errors
-    /// If the descriptor cannot be read. No error is expected.
+    /// Returns an error if the descriptor cannot be read. No error is expected.
     pub async fn next(&self) -> io::Result<Received> {
         loop {
             let mut ready = self.descriptor.readable().await?;
@@ -179,7 +179,7 @@ fn received(info: &libc::signalfd_siginfo) -> Received {
 /// negative, sends the signal to the process group with the number `-to`.
 ///
 /// # Errors
-/// The error of kill(2).
+/// Returns the error of kill(2).
 pub fn send(to: Pid, number: i32) -> nix::Result<()> {
     // SAFETY: kill(2) touches no memory. nix's function `kill` cannot send real-time signals.
     nix::errno::Errno::result(unsafe { libc::kill(to.as_raw(), number) }).map(drop)

@@ -12,10 +12,11 @@ use tokio::io::unix::AsyncFd;
 /// Registers a non-blocking socket with tokio's runtime.
 ///
 /// # Errors
-/// If the kernel refuses to watch another descriptor for the runtime (epoll_ctl(2)).
+/// Returns an error if the kernel refuses to watch another descriptor for the runtime
+/// (epoll_ctl(2)).
 ///
 /// # Panics
-/// Outside a tokio runtime.
+/// Panics outside a tokio runtime.
 pub fn watch(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     // SAFETY: a Socket owns its descriptor, and never replaces the descriptor.
     Ok(unsafe { AsyncFd::register(socket)? })
