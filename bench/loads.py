@@ -39,8 +39,8 @@ PACE = 50
 # The load "storm" starts this number of instances of a proxy, and opens this number of connections
 # to each instance at once.
 STORM, STORM_CONNECTIONS = 10, 20
-# The load of an app that reconnects for every page, as PHP does: the number of its processes, and
-# the requests and replies of one page.
+# In one load, an app reconnects for every page, as PHP does. These constants are the number of the
+# app's processes, and the requests and replies of one page.
 PAGE_WORKERS = 20
 PAGE_VALUE = "x" * SMALL_VALUE
 PAGE_CALLS = (
@@ -72,10 +72,10 @@ def latencies(times: Sequence[float]) -> Figures:
 
 
 class Meter:
-    """Measures the CPU time that a contender's proxy and Redis use from its creation on."""
+    """Measures the CPU time that a contender's proxy and Redis use after the meter's creation."""
 
     def __init__(self, contender: Contender) -> None:
-        """Starts measuring."""
+        """Starts to measure CPU time."""
         self.contender = contender
         self.proxy, self.redis = contender.cpu(), contender.redis.cpu()
 
@@ -189,7 +189,7 @@ def page(contender: Contender) -> float:
 
 
 def paced(work: Callable[[], float], count: int) -> list[float]:
-    """Calls `work` `count` times, at PACE calls per second. Returns the results."""
+    """Calls `work` PACE times per second, `count` times in total. Returns the results."""
     begun = time.monotonic()
     results = []
     for index in range(count):
@@ -316,7 +316,7 @@ class Setting(enum.Enum):
 
 @dataclass(frozen=True)
 class Load:
-    """A load, and the figures that get a ratio."""
+    """A load, and the names of the figures for which the tables show a ratio."""
 
     name: str
     measure: Measure
@@ -334,7 +334,7 @@ def _by_name(*loads: Load) -> dict[str, Load]:
     return {load.name: load for load in loads}
 
 
-# All loads except START_UP, in the order of the short table.
+# All loads except START_UP, in the order of the short table in docs/performance.md.
 LOADS = _by_name(
     Load(
         "small requests",

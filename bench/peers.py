@@ -33,7 +33,8 @@ from system import (
 # pool on.
 OURS = "start-stunnel"
 OFF, ON = f"{OURS}, off", f"{OURS}, on"
-# The pool mode for each name. For OURS, STUNNEL_POOL stays unset, because auto is the default.
+# The launcher's pool mode for each name. For OURS, STUNNEL_POOL stays unset, because auto is the
+# default.
 POOL_MODES = {OURS: "auto", OFF: "off", ON: "on"}
 # The table's name for the older launcher that --before names. STUNNEL_POOL stays unset for this
 # launcher, because it may be too old to know the variable.
@@ -58,13 +59,13 @@ COMMAND = ("sleep", "infinity")
 
 @dataclass
 class Contender:
-    """A way to Redis: through a proxy, through several instances of it, or without a proxy."""
+    """A way to Redis: through a proxy, through several instances of a proxy, or without a proxy."""
 
     name: str
     redis: "Redis"
     ports: tuple[int, ...]
     address: str = "127.0.0.1"
-    # The pid of the main process of each instance. Empty if there is no proxy.
+    # The pids of the main processes of all instances. Empty if there is no proxy.
     mains: tuple[int, ...] = ()
     # The options that redis-benchmark needs to connect.
     options: tuple[str, ...] = ()
@@ -140,7 +141,8 @@ class Redis:
             "redis-server answers",
             lambda: all(accepts_connections(address, port) for port in ports),
         )
-        # We ask Redis over a single connection, because new connections would use CPU time.
+        # The benchmark queries Redis over a single connection, because new connections would use
+        # CPU time.
         self.control = Client(address, self.plain)
 
     def wait_until_unused(self) -> None:
@@ -276,7 +278,7 @@ PEERS: dict[str, Callable[[Path, Processes, Redis], Contender]] = {
     "haproxy": start_haproxy,
     "stunnel": start_stunnel,
 }
-# The columns of the tables.
+# The names of all contenders, in the order of the tables' columns.
 COLUMNS = (*POOL_MODES, BEFORE, *PEERS, TLS_DIRECTLY, PLAINTEXT)
 
 
@@ -285,8 +287,8 @@ class Lineup:
     """The contenders of a run, and the folder for their files."""
 
     folder: Path
-    # The launchers to measure, by their names in the tables: a launcher for each pool mode, and
-    # BEFORE if the user gave --before.
+    # The launchers to measure, by the launchers' names in the tables. There is one launcher for
+    # each pool mode, and BEFORE if the user gave --before.
     launchers: dict[str, Path]
     peers: list[str]
 
@@ -315,14 +317,14 @@ class Lineup:
         mains = tuple(main for contender in started for main in contender.mains)
         contender = Contender(name, redis, ports, mains=mains)
         wait_until(f"{name} listens", contender.listens)
-        # A proxy opens its port before its workers are ready.
+        # Wait longer, because a proxy opens its port before the proxy's workers are ready.
         time.sleep(START_PAUSE)
         return contender
 
     def _start_once(self, name: str, processes: Processes, redis: Redis) -> Contender:
         if name in self.launchers:
             return start_ours(processes, redis, name, self.launchers[name])
-        # Give each instance a folder for its files.
+        # Give each instance of the proxy a folder for the instance's files.
         folder = Path(tempfile.mkdtemp(prefix="peer-", dir=self.folder))
         return PEERS[name](folder, processes, redis)
 

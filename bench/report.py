@@ -11,7 +11,7 @@ from loads import LOADS
 from peers import BEFORE, COLUMNS, NGINX_TLS13, OFF, OURS, PEERS, PLAINTEXT
 from system import ROOT, fail
 
-# The page that contains the short table, and the lines before and after the table.
+# The page that contains the short table, and the marker lines before and after the table.
 PAGE = ROOT / "docs/performance.md"
 PAGE_MARKS = ("<!-- bin/bench writes this table -->", "<!-- its end -->")
 # The files that contain all figures as a page, all figures as JSON, and the ratios as a picture.
@@ -46,7 +46,7 @@ class Ratio:
 
 @dataclass
 class Results:
-    """The values of all rounds, by load, contender and figure."""
+    """The measured values of all rounds, by load, contender and figure."""
 
     values: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
 

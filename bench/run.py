@@ -1,4 +1,4 @@
-"""A run: measures the contenders with the loads, in the right order and number of rounds."""
+"""Measures the contenders with the loads, in the right order and number of rounds."""
 
 import os
 import subprocess
@@ -94,7 +94,7 @@ class Run:
         print(f" {load.name}", file=sys.stderr)
 
     def _unused(self, load: Load, redis: Redis) -> None:
-        """Starts fresh proxies for each measurement."""
+        """Measures contenders that no other load has used, with fresh proxies for each measurement."""
 
         def measure(name: str) -> None:
             with Processes() as processes:
@@ -108,7 +108,7 @@ class Run:
         self._take_turns(load, UNUSED_TIMES_QUICK if self.quick else self.rounds, turns)
 
     def _alone(self, load: Load, redis: Redis) -> None:
-        """Starts a fresh proxy for each measurement."""
+        """Measures contenders one after the other, with a fresh proxy for each measurement."""
 
         def measure(name: str) -> None:
             with Processes() as processes:

@@ -40,7 +40,7 @@ def fail(message: str) -> NoReturn:
 
 
 class EndedBySignal(BaseException):
-    """Unwinds the stack, so that the run ends all programs that it started."""
+    """An exception that ends the run, so that the run ends all programs which it started."""
 
     def __init__(self, number: int) -> None:
         """`number` is the signal's number."""
@@ -48,14 +48,14 @@ class EndedBySignal(BaseException):
 
 
 def _end(number: int, _: FrameType | None) -> None:
-    # Ignore further signals, so that they do not interrupt the clean-up.
+    # Ignore further signals, so that the signals do not interrupt the clean-up.
     for ending in ENDING_SIGNALS:
         signal.signal(ending, signal.SIG_IGN)
     raise EndedBySignal(number)
 
 
 def end_cleanly_by_signals() -> None:
-    """Makes ENDING_SIGNALS raise EndedBySignal, except those that our caller ignores."""
+    """Makes ENDING_SIGNALS raise EndedBySignal, except signals that the calling program ignores."""
     for ending in ENDING_SIGNALS:
         if signal.getsignal(ending) is not signal.SIG_IGN:
             signal.signal(ending, _end)
@@ -119,7 +119,7 @@ def _end_with_parent() -> None:
 
 
 class Processes:
-    """Programs that we end at the end of a `with` block, in reverse order."""
+    """Programs that are ended in reverse order at the end of a `with` block."""
 
     def __init__(self) -> None:
         self.started: list[subprocess.Popen[bytes]] = []

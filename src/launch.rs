@@ -71,14 +71,15 @@ impl Launch {
             .build()
             .context("could not start the runtime")?;
         let ended = runtime.block_on(self.serve(child, terminal, figures.clone()))?;
-        // `shutdown_background` closes open connections, and does not wait for name lookups.
+        // The function `shutdown_background` closes open connections, and does not wait for
+        // unfinished name lookups.
         runtime.shutdown_background();
         announce::ended(ended, &figures);
         Ok(ended)
     }
 
-    /// Binds the status page, logs the tunnels, and replaces the Redis URLs in COMMAND's arguments
-    /// and environment.
+    /// Binds the address of the status page, logs the tunnels, and replaces the Redis URLs in
+    /// COMMAND's arguments and environment.
     fn prepare(&mut self) {
         announce::unused(&self.plan);
         self.bound.bind_status(&self.settings);
@@ -220,7 +221,7 @@ fn labels(plan: &Plan) -> Vec<TunnelLabels> {
     plan.routes.iter().map(of_route).collect()
 }
 
-/// Serves the status page and `--status`, and logs metrics, in background tasks.
+/// Starts background tasks that serve the status page, answer `--status`, and log metrics.
 fn tell_status(
     figures: &Arc<Figures>,
     found_urls: bool,

@@ -184,7 +184,7 @@ where
     }
 }
 
-/// The names and values of an event's fields.
+/// The names and values of the fields of a log event.
 struct Fields(Vec<(&'static str, Value)>);
 
 impl Visit for Fields {

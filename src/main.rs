@@ -47,7 +47,8 @@ fn run(invocation: Invocation) -> ExitOutcome {
     let log_for_errors = configuration::log_settings_for_errors(&invocation, &environment);
     match invocation.task {
         Task::PrintShim => return printed(print_shim()),
-        // `--status` works even if a setting is wrong.
+        // Show the status before reading the settings, so that `--status` works even if a setting
+        // is wrong.
         Task::Status => return printed(status::client::run(log_for_errors.format, is_disabled)),
         Task::Check | Task::PrintEnvironment if is_disabled => {
             announce::disabled();

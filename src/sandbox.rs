@@ -58,7 +58,7 @@ const READABLE: &[&str] = &[
 /// The files that the resolver reads, and that may be symbolic links into other directories.
 const RESOLVER_FILES: &[&str] =
     &["/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/gai.conf"];
-/// The port for DNS over TCP, which the resolver uses if a reply is too large for UDP.
+/// The TCP port for DNS. The resolver uses DNS over TCP if a reply is too large for UDP.
 const DNS_PORT: u16 = 53;
 
 /// The rights that old versions of Landlock cannot deny. Each right comes with the first ABI
@@ -96,7 +96,8 @@ pub enum State {
 }
 
 static STATE: OnceLock<State> = OnceLock::new();
-/// The rules that [`enter`] applies. Empty until the launcher's main thread has applied the rules.
+/// The rules that the function [`enter`] applies. Empty until the launcher's main thread has
+/// applied the rules.
 static RULES: OnceLock<RulesetCreated> = OnceLock::new();
 
 thread_local! {
@@ -156,14 +157,15 @@ impl Rights {
     fn readable(&self) -> impl Iterator<Item = PathBuf> {
         let fixed = READABLE.iter().map(PathBuf::from);
         let linked = RESOLVER_FILES.iter().filter_map(|file| directory_of(Path::new(file)));
-        // The variable HOSTALIASES contains the path of a file of host names (hostname(7)).
+        // The variable HOSTALIASES contains the path of a file with aliases of host names
+        // (hostname(7)).
         let aliases = std::env::var_os("HOSTALIASES").map(PathBuf::from);
         fixed.chain(linked).chain(aliases).chain(self.read.iter().cloned())
     }
 }
 
 /// Follows the symbolic links in `path`, and returns the directory of the resulting file. Returns
-/// the file itself if its directory is the root directory.
+/// the file itself if the file is in the root directory.
 pub fn directory_of(path: &Path) -> Option<PathBuf> {
     let file = path.canonicalize().ok()?;
     let directory = file.parent()?;

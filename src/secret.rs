@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The text shown in place of a secret.
+/// The text that is shown in place of a secret.
 pub const MASK: &str = "***";
 
 /// A secret text. `Debug` and `Display` show [`MASK`] instead of the text, so that no log, error or

@@ -78,7 +78,8 @@ pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -
     let job: Job = Box::new(move || {
         // If `work` panics, the panic hook logs the panic.
         let done = catch_unwind(AssertUnwindSafe(work));
-        // Add the permit before the reply, so that the caller's next job can use this thread.
+        // Add the permit before sending the reply, so that the caller's next job can use this
+        // thread.
         THREADS.free.add_permits(1);
         // Ignore the error, because the caller may no longer wait for the result.
         drop(reply.send(done));

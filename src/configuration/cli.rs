@@ -18,7 +18,7 @@ use crate::tls;
 
 const COMMAND: &str = "command";
 
-/// The task that the command line selects.
+/// The task that the launcher performs, as the command line selects it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Task {
     Run,
@@ -64,7 +64,7 @@ impl Task {
 pub struct Invocation {
     matches: ArgMatches,
     pub task: Task,
-    /// True if the user gave the retired option, which has no effect.
+    /// True if the user gave the retired option `--spares`, which has no effect.
     pub retired_option: bool,
     /// COMMAND and its arguments. This list is not empty if the task is [`Task::Run`].
     pub command: Vec<OsString>,

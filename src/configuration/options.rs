@@ -35,7 +35,7 @@ pub struct Declaration {
     pub help: &'static str,
     /// The heading under which `--help` shows the option.
     pub heading: &'static str,
-    /// True if the short help (`-h`) lists the option.
+    /// True if the short help, which `-h` prints, lists the option.
     pub is_common: bool,
     /// True if the user can also set the setting for a single URL. A variable with the prefix
     /// `<VAR>_` applies only to the URL in `<VAR>`.
@@ -62,7 +62,8 @@ impl<T> Setting<T> {
     }
 }
 
-/// Declares a constant for each setting below its heading, and `ALL`, the list of all settings.
+/// Declares a constant for each setting, and the list `ALL` of all settings. The settings are
+/// grouped under the headings of `--help`.
 macro_rules! settings {
     ($(
         [$heading:ident]
@@ -206,7 +207,7 @@ settings! {
         is_per_url: true,
         is_pem: true,
     }
-    /// This setting has no option, because a CA bundle is too long for a command line.
+    /// The setting `CA_PEM` has no option, because a CA bundle is too long for a command line.
     CA_PEM: String = values::text, {
         is_per_url: true,
         is_pem: true,

@@ -17,7 +17,7 @@ pub struct Tunnelled {
     pub variable: String,
     /// The value that the variable had before the launcher replaced it by a local URL.
     pub value: Secret,
-    /// The index of the tunnel in [`Plan::routes`].
+    /// The index of the variable's tunnel in [`Plan::routes`].
     pub route: usize,
     pub url: RedisUrl,
 }
@@ -25,8 +25,8 @@ pub struct Tunnelled {
 /// Lists of variables and options that have no effect.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unused {
-    /// Variables that hold a Redis URL, but get no tunnel, because the launcher does not look for
-    /// them and the user does not list them.
+    /// Variables that hold a Redis URL, but get no tunnel, because neither the launcher's default
+    /// list nor the user's list contains the variables.
     pub other_urls: Vec<String>,
     /// Variables whose names look like names of settings, but are unknown.
     pub unknown: Vec<String>,
@@ -40,13 +40,13 @@ pub struct Unused {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     pub routes: Vec<Route>,
-    /// The pool mode of each route, in the order of `routes`.
+    /// The pool mode of each tunnel, in the order of `routes`.
     pub pools: Vec<PoolMode>,
     /// The variables for whose servers the launcher does not check a certificate, without the
     /// variables for which the user chose `verify=none`.
     pub unauthenticated: Vec<String>,
     pub tunnelled: Vec<Tunnelled>,
-    /// The variables whose URLs need no tunnel, each with its value. Secrets in the values are
+    /// The names and values of the variables whose URLs need no tunnel. Secrets in the values are
     /// masked.
     pub(super) untouched: Vec<(String, String)>,
     pub unused: Unused,

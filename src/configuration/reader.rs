@@ -19,7 +19,7 @@ use crate::tunnel::{ConnectionSettings, Listen, PortTaken, SettingNames};
 /// listen: <https://devcenter.heroku.com/articles/dynos#local-environment-variables>.
 const PORT: &str = "PORT";
 
-/// The settings that apply to the launcher or to all URLs.
+/// The values of the settings that apply to the launcher or to all URLs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     pub listen: Listen,
@@ -77,7 +77,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Returns the value in `result`. If `result` is a mistake, reports it and returns `None`.
+    /// Returns the value in `result`. If `result` is a mistake, reports the mistake and returns
+    /// `None`.
     pub fn check<T>(&mut self, result: Result<T, ConfigError>) -> Option<T> {
         result.map_err(|mistake| self.report(mistake)).ok()
     }

@@ -10,14 +10,15 @@ use crate::environment::{Environment, lookup};
 use crate::secret::shown;
 use crate::tunnel::SettingNames;
 
-/// The two settings for CA bundles.
+/// The declarations of the two settings that can contain a CA bundle.
 pub const CA_SETTINGS: [&Declaration; 2] =
     [&options::CA_FILE.declaration, &options::CA_PEM.declaration];
 
 /// A mistake that the user made in the configuration. The text of the mistake contains no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
-    /// The option (`--verify`) or variable (`STUNNEL_VERIFY`) at fault.
+    /// The name of the option or variable with the mistake, for example `--verify` or
+    /// `STUNNEL_VERIFY`.
     pub name: String,
     /// The rest of a sentence that begins with `name`. The sentence explains the problem and its
     /// solution.
@@ -36,9 +37,9 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// A value that the user has set.
+/// A value that the user has set for a setting.
 pub struct Found<'a> {
-    /// The option or variable that holds the value.
+    /// The name of the option or variable that holds the value.
     pub name: String,
     pub value: &'a OsStr,
     pub setting: &'static Declaration,

@@ -140,7 +140,7 @@ mod tests {
             (&[], &[("STUNNEL_VERFIY", "full"), ("STUNNEL_VERIFY", "ca")]),
             (&[], &[("STUNNEL_LOGLEVL", "info"), ("STUNNEL_LOGLEVEL", "debug")]),
             (&["--verify", "ca"], &[("STUNNEL_VERFIY", "full")]),
-            // STUNNEL_LISTEN_PORT cannot be set for a single URL.
+            // The setting STUNNEL_LISTEN_PORT cannot be set for a single URL.
             (&[], &[("REDIS_URL_STUNNEL_LISTEN_PORT", "1")]),
         ] {
             let unused = unused(options, pairs).unwrap();

@@ -1,5 +1,4 @@
-//! Finds the variables that hold Redis URLs, and decides for each variable whether it gets a
-//! tunnel.
+//! Finds the variables that hold Redis URLs, and decides which variables get a tunnel.
 
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
@@ -103,7 +102,8 @@ fn discovered(environment: &Environment) -> Vec<String> {
         .filter_map(|name| name.to_str())
         .filter(|name| name.starts_with("HEROKU_REDIS_") || is_endpoint(name))
         .filter(|name| !is_ours(name));
-    // The environment is a sorted map, so the names are in alphabetical order.
+    // The names of the variables are in alphabetical order, because the environment is a sorted
+    // map.
     std::iter::once(REDIS_URL).chain(discovered).map(str::to_owned).collect()
 }
 

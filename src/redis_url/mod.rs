@@ -40,7 +40,7 @@ const WRONG_PORT: &str = "has a port that is not a number from 1 to 65535";
 /// The address at which a tunnel accepts app connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Local {
-    /// A port on 127.0.0.1.
+    /// The tunnel accepts connections on this port of 127.0.0.1.
     Port(u16),
     Socket(PathBuf),
 }
@@ -78,7 +78,7 @@ pub struct Credentials {
     pub password: Secret,
 }
 
-/// The text of a URL.
+/// The text of a URL in two forms, with and without its secrets.
 #[derive(Debug, Clone)]
 pub struct UrlText {
     /// The whole URL, with its secrets.
@@ -92,7 +92,7 @@ pub struct UrlText {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisUrl {
     scheme: &'static str,
-    /// The scheme of the same URL without TLS.
+    /// The scheme that this URL would have without TLS.
     plaintext: &'static str,
     /// The URL's user and password up to and including the last `@`, as the user wrote them. May be
     /// empty.
@@ -230,7 +230,8 @@ impl fmt::Display for RedisUrl {
 }
 
 /// Parses an IP address, or a host name of letters, digits, `-`, `.` (RFC 1123 section 2.1) and `_`
-/// (common in Docker). The `url` crate accepts more characters in names, such as `,` and `;`.
+/// (which is common in Docker). The `url` crate accepts more characters in names, such as `,` and
+/// `;`.
 pub fn parse_host(text: &str) -> Option<Host<String>> {
     let host = Host::parse(text).ok()?;
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
@@ -265,7 +266,7 @@ fn split_port(authority: &str) -> Result<(&str, u16), &'static str> {
     Ok((host, port))
 }
 
-/// Masks user and password in `USER:PASSWORD@`.
+/// Replaces user and password in the text `USER:PASSWORD@` by a mask.
 fn mask_userinfo(userinfo: &str) -> String {
     let Some(userinfo) = userinfo.strip_suffix('@') else { return String::new() };
     match userinfo.split_once(':') {

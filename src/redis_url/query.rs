@@ -42,7 +42,7 @@ impl RedisUrl {
 fn must_verify(value: &str) -> Result<bool, &'static str> {
     let value = value.to_ascii_lowercase();
     match value.strip_prefix("cert_").unwrap_or(&value) {
-        // In a client, Python's ssl.CERT_OPTIONAL means the same as CERT_REQUIRED.
+        // For a TLS client, Python's ssl.CERT_OPTIONAL means the same as ssl.CERT_REQUIRED.
         "required" | "optional" => Ok(true),
         "none" => Ok(false),
         _ => Err("has an ssl_cert_reqs with a value other than required, optional and none"),

@@ -21,7 +21,7 @@ use crate::system::signals;
 /// The folders in which execvp(3) searches for a program if the variable PATH is unset.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
-/// A running COMMAND.
+/// The process of COMMAND, which the launcher has started.
 #[derive(Debug, Clone, Copy)]
 pub struct Child {
     pub pid: Pid,
@@ -127,7 +127,8 @@ mod tests {
     #[test]
     fn a_command_is_looked_up_in_the_folders_of_path() {
         let found = |name: &str, path: &str| file(name.as_ref(), Some(path.as_ref()));
-        // cargo runs this test in the project's root folder.
+        // The relative path `./bin/setup` exists, because cargo runs this test in the project's
+        // root folder.
         assert_eq!(found("setup", "/etc::bin"), Path::new("./bin/setup"), "an executable file");
         assert_eq!(found("bin", "/etc::/x"), Path::new("./bin"), "an existing folder");
         assert_eq!(found("no-such-file", "/x:/y"), Path::new("/x/no-such-file"));

@@ -89,6 +89,8 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
+    /// Prepares the supervision of COMMAND, which is already running as `child`.
+    ///
     /// # Errors
     /// Returns an error if the launcher's signals cannot be read.
     ///
@@ -194,8 +196,8 @@ impl Supervisor {
         let wants_terminal = matches!(job_control, Some(Signal::SIGTTIN | Signal::SIGTTOU))
             && self.terminal.as_ref().is_some_and(|terminal| !terminal.has_hung_up());
         if self.child.placement == Placement::Own {
-            // After `fg` in a shell, the launcher's group is in the foreground, but COMMAND reads
-            // the terminal.
+            // After `fg` in a shell, the launcher's process group is in the foreground, but
+            // COMMAND's group must be there, because COMMAND reads the terminal.
             if wants_terminal && self.hand_over_terminal() {
                 self.forward(Signal::SIGCONT as i32, self.group());
                 return;

@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use nix::libc;
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 
-/// The launcher's controlling terminal.
+/// The open controlling terminal of the launcher.
 #[derive(Debug)]
 pub struct Terminal(File);
 

@@ -38,7 +38,7 @@ const NO_CORE: rlim_t = 1;
 /// Prevents core dumps of this process, and prevents other processes of the same user from reading
 /// this process's memory. Ignores errors. Returns the old limits on core dumps.
 pub fn forbid_core_dumps() -> Option<Limit> {
-    // COMMAND stays dumpable, because execve(2) makes a process dumpable again
+    // This call does not affect COMMAND, because execve(2) makes a process dumpable again
     // (PR_SET_DUMPABLE(2const)).
     let _ = set_dumpable(false);
     change_limit(Resource::RLIMIT_CORE, |hard| NO_CORE.min(hard))

@@ -40,8 +40,8 @@ pub fn environment() -> Vec<CString> {
     entries
 }
 
-/// Sets an environment variable of this process, if the process has only one thread. Otherwise does
-/// nothing, because another thread might be reading the environment.
+/// Sets an environment variable of this process, if the process has only one thread. If there are
+/// more threads, does nothing, because another thread might be reading the environment.
 pub fn set_variable(name: &str, value: &str) {
     if fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1) {
         // SAFETY: this thread is the process's only thread, and starts no other thread during this
@@ -60,12 +60,13 @@ pub struct Program {
     pub pid_entries: Vec<(usize, Vec<u8>)>,
 }
 
-/// The process group of a child process.
+/// The choice of the process group for a child process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
-    /// The child shares the launcher's process group, so that keys such as Ctrl-C reach both.
+    /// The child shares the launcher's process group, so that keys such as Ctrl-C reach both
+    /// processes.
     Shared,
-    /// The child has its own process group.
+    /// The child has a process group of its own.
     Own,
 }
 
@@ -92,7 +93,8 @@ impl Program {
         // This pipe shows whether exec succeeds: a successful exec closes the child's end of the
         // pipe, because of O_CLOEXEC.
         let (from_child, to_launcher) = pipe2(OFlag::O_CLOEXEC)?;
-        // SAFETY: until the child executes a file or exits, it makes only async-signal-safe calls.
+        // SAFETY: the child makes only async-signal-safe calls until the child executes a file or
+        // exits.
         let child = match unsafe { fork() }? {
             ForkResult::Parent { child } => child,
             ForkResult::Child => {
@@ -146,7 +148,7 @@ fn become_child(placement: Placement, launcher: Pid, inherited: &Inherited) -> n
 /// The way in which a process has ended, or in which the launcher must end itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitOutcome {
-    /// The process exited with this exit code, 0 to 255.
+    /// The process exited with this exit code from 0 to 255.
     Exited(i32),
     /// The signal with this number killed the process.
     Killed(i32),

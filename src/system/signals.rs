@@ -190,7 +190,8 @@ pub fn send(to: Pid, number: i32) -> nix::Result<()> {
 ///
 /// The caller must be the main thread, because all other threads block all signals.
 pub fn die_by(number: i32) {
-    // Even if RLIMIT_CORE is 0, the kernel would pipe a core dump to a collector (core(5)).
+    // Make the process undumpable, because the kernel would pipe a core dump to a collector even if
+    // RLIMIT_CORE is 0 (core(5)).
     let _ = set_dumpable(false);
     // SAFETY: SIG_DFL runs no handler. The call fails only for signals such as SIGKILL, which
     // always have their default action.
@@ -226,7 +227,7 @@ pub fn stop_self(signal: Signal) -> nix::Result<bool> {
     }
     let sigcont = SigSet::from(Signal::SIGCONT);
     let no_wait = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: sigtimedwait(2) only reads these two local values.
+    // SAFETY: sigtimedwait(2) only reads the local values `sigcont` and `no_wait`.
     let taken = unsafe { libc::sigtimedwait(sigcont.as_ref(), std::ptr::null_mut(), &no_wait) };
     Ok(taken == libc::SIGCONT)
 }
