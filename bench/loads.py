@@ -224,8 +224,8 @@ def paced_new_connections(contender: Contender, scale: Scale) -> Figures:
 def storm(contender: Contender, _scale: Scale) -> Figures:
     """Opens STORM_CONNECTIONS connections to each instance at once, and sends a PING on each.
 
-    All connections stay open until the last reply. The proxy's CPU time is left out: its unit, a
-    tick, is too coarse for such a short load.
+    All connections stay open until the last reply. The proxy's CPU time is left out,
+    because the unit of CPU time, a tick, is too coarse for such a short load.
     """
     if contender.options:
         return {}  # We would measure Python's own TLS.

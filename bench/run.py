@@ -94,7 +94,7 @@ class Run:
         print(f" {load.name}", file=sys.stderr)
 
     def _unused(self, load: Load, redis: Redis) -> None:
-        """Measures contenders that no other load has used, with fresh proxies for each measurement."""
+        """Measures unused proxies, which are started afresh for each measurement."""
 
         def measure(name: str) -> None:
             with Processes() as processes:

@@ -18,7 +18,7 @@ use crate::tls;
 
 const COMMAND: &str = "command";
 
-/// The task that the launcher performs, as the command line selects it.
+/// The task that the launcher performs. The command line selects the task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Task {
     Run,

@@ -42,8 +42,8 @@ pub struct Plan {
     pub routes: Vec<Route>,
     /// The pool mode of each tunnel, in the order of `routes`.
     pub pools: Vec<PoolMode>,
-    /// The variables for whose servers the launcher does not check a certificate, without the
-    /// variables for which the user chose `verify=none`.
+    /// The variables whose servers the launcher does not authenticate, although the user did not
+    /// choose `verify=none` for these variables.
     pub unauthenticated: Vec<String>,
     pub tunnelled: Vec<Tunnelled>,
     /// The names and values of the variables whose URLs need no tunnel. Secrets in the values are

@@ -70,7 +70,7 @@ impl<'a> Reader<'a> {
         Reader { sources, system_roots, mistakes: Vec::new(), general_ca, general_identity }
     }
 
-    /// Adds `mistake` to the collected mistakes, unless they already contain the same mistake.
+    /// Adds `mistake` to the list of mistakes, unless the list already contains this mistake.
     pub fn report(&mut self, mistake: ConfigError) {
         if !self.mistakes.contains(&mistake) {
             self.mistakes.push(mistake);

@@ -61,8 +61,8 @@ impl Found<'_> {
     /// Parses the value.
     ///
     /// # Errors
-    /// Returns an error if the value is invalid. An option's empty value is also an error, because
-    /// the empty value would silently override the variable.
+    /// Returns an error if the value is invalid. An option with an empty value is also an error,
+    /// because the empty value would silently override the variable.
     pub fn parse<T>(&self, parse: fn(&str) -> Result<T, &'static str>) -> Result<T, ConfigError> {
         if self.value.is_empty() && self.name.starts_with("--") {
             return Err(self.wrong(
@@ -82,8 +82,8 @@ impl Found<'_> {
 pub struct Sources<'a> {
     pub invocation: &'a Invocation,
     pub environment: &'a Environment,
-    /// The variable that holds the URL, if the settings for a single URL are read. `None` if the
-    /// settings for all URLs are read.
+    /// The variable that holds the URL whose settings the launcher reads. `None` if the launcher
+    /// reads the settings for all URLs.
     pub variable: Option<&'a str>,
 }
 
@@ -110,9 +110,9 @@ impl<'a> Sources<'a> {
         found.or_else(|| self.variables(setting).into_iter().next())
     }
 
-    /// Returns the value that the user has set for a single URL. If the user sets only one of the
-    /// two CA settings for a URL, returns an empty value for the other CA setting, because a CA
-    /// setting for one URL replaces both CA settings for all URLs.
+    /// Returns the value that the user has set for only the URL in `self.variable`. If the user
+    /// sets only one of the two CA settings for a URL, returns an empty value for the other CA
+    /// setting, because a CA setting for one URL replaces both CA settings for all URLs.
     pub fn own(&self, setting: &'static Declaration) -> Option<Found<'a>> {
         let variable = self.variable.filter(|_| setting.is_per_url)?;
         let of = |setting: &Declaration| lookup(self.environment, &setting.for_one(variable));

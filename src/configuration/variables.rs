@@ -133,7 +133,7 @@ fn is_endpoint(name: &str) -> bool {
 }
 
 /// Returns the URL in the variable `name`, both as text and parsed. Returns `None` if the variable
-/// holds no Redis URL, and this is not a mistake of the user.
+/// holds no Redis URL, and is not required to hold a Redis URL.
 fn url_in(
     name: &str,
     list: Option<&str>,

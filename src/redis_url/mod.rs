@@ -94,8 +94,7 @@ pub struct RedisUrl {
     scheme: &'static str,
     /// The scheme that this URL would have without TLS.
     plaintext: &'static str,
-    /// The URL's user and password up to and including the last `@`, as the user wrote them. May be
-    /// empty.
+    /// The part of the URL with user, password and `@`, as the user wrote this part. May be empty.
     userinfo: Secret,
     pub host: Host<String>,
     pub port: u16,
@@ -247,8 +246,8 @@ pub fn unbracketed(host: &Host<String>) -> String {
     host.to_string().trim_matches(['[', ']']).to_owned()
 }
 
-/// Splits a text such as `h:1`, `[::1]:1`, `h:` or `h` into host and port. If the port is missing,
-/// returns [`DEFAULT_PORT`].
+/// Splits a text such as `h:1`, `[::1]:1`, `h:` or `h` into host and port. If `authority` contains
+/// no port, returns the port [`DEFAULT_PORT`].
 fn split_port(authority: &str) -> Result<(&str, u16), &'static str> {
     let after_host = match authority.strip_prefix('[') {
         Some(rest) => rest.find(']').ok_or(WRONG_HOST)? + 2,
@@ -275,9 +274,9 @@ fn mask_userinfo(userinfo: &str) -> String {
     }
 }
 
-/// Masks the values of all parameters that may hold a secret, because some clients accept passwords
-/// in the query. `query` is a query that begins with `?`, a fragment that begins with `#`, or
-/// empty.
+/// Masks the values of all parameters in `query`, except parameters that are known to be harmless,
+/// because some clients accept passwords in the query. `query` is a query that begins with `?`, a
+/// fragment that begins with `#`, or empty.
 fn mask_query(query: &str) -> String {
     const HARMLESS: [&str; 8] = [
         "db",

@@ -37,8 +37,8 @@ impl RedisUrl {
     }
 }
 
-/// Returns true if `value`, a value of `ssl_cert_reqs`, requires that the server's certificate is
-/// verified.
+/// Returns true if the value `value` of `ssl_cert_reqs` makes a client verify the server's
+/// certificate.
 fn must_verify(value: &str) -> Result<bool, &'static str> {
     let value = value.to_ascii_lowercase();
     match value.strip_prefix("cert_").unwrap_or(&value) {
