@@ -26,9 +26,9 @@ from peers import BEFORE, DESCRIPTORS, OURS, PEERS, POOL_MODES, Lineup, versions
 from run import Run
 from system import ROOT, EndedBySignal, end_cleanly_by_signals, fail
 
-# Number of rounds of each load, in a full run and with --quick.
+# The number of rounds in which each load is measured, in a full run and with --quick.
 ROUNDS, ROUNDS_QUICK = 5, 2
-# Debian's folders for administrators' programs, such as nginx and haproxy.
+# The folders in which Debian keeps programs for administrators, such as nginx and haproxy.
 SYSTEM_PATH = "/usr/sbin:/sbin"
 
 
@@ -115,7 +115,8 @@ def main() -> None:
     everything = options.peers == list(PEERS) and options.modes == list(POOL_MODES.values())
     full = everything and not options.quick and not options.only
     if full:
-        report.page_around_table()  # Fail now instead of in 20 minutes.
+        # Check the page now, so that a mistake in the page does not appear only after 20 minutes.
+        report.page_around_table()
     binary = options.binary or packaged_launcher()
     launchers = {name: binary for name, mode in POOL_MODES.items() if mode in options.modes}
     if options.before:
@@ -139,6 +140,6 @@ if __name__ == "__main__":
     try:
         main()
     except EndedBySignal as ended:
-        # End by the same signal, so that Ctrl-C ends a shell's loop too.
+        # End this process by the same signal, so that Ctrl-C also ends a loop in the user's shell.
         signal.signal(ended.number, signal.SIG_DFL)
         signal.raise_signal(ended.number)

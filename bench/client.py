@@ -1,4 +1,4 @@
-"""A plaintext client of Redis, like an app's."""
+"""A plaintext client of Redis, like the client in an app."""
 
 import socket
 
@@ -18,7 +18,7 @@ class Client:
         return self.socket.recv(64) == b"+PONG\r\n"
 
     def info(self, section: str) -> dict[str, str]:
-        """The fields of one section of INFO."""
+        """Returns the fields of one section of Redis's reply to INFO."""
         self.socket.sendall(f"INFO {section}\r\n".encode())
         with self.socket.makefile("rb") as replies:
             header = replies.readline()

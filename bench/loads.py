@@ -20,25 +20,27 @@ from client import Client
 from peers import PASSWORD, USER, Contender, Redis
 from system import PATIENCE, fail, in_processes
 
-# Measured values by the name of the figure. The name ends with the unit.
+# The measured values of a load. A key is the name of a figure, which ends with the figure's unit.
 Figures = dict[str, float]
-# Converts a full run's number of requests to the number for this run.
+# A function that converts the number of requests in a full run to the number of requests in this
+# run.
 Scale = Callable[[int], int]
 Measure = Callable[[Contender, Scale], Figures]
 
-# Sizes of a small and a large value in bytes. A MiB is 16 large values.
+# The sizes of a small and of a large value, in bytes. 16 large values are one MiB.
 SMALL_VALUE, LARGE_VALUE = 100, 65_536
 LARGE_VALUES_PER_MIB, LARGE_VALUES_PER_GIB = 16, 16_384
-# Number of requests that a client sends before it waits for replies.
+# The number of requests that a pipelining client sends before the client waits for replies.
 PIPELINE = 16
-# Time limit of redis-benchmark, in seconds.
+# The time limit of redis-benchmark, in seconds.
 REDIS_BENCHMARK_PATIENCE = 600
-# New connections per second in paced loads.
+# The number of new connections per second in loads with a steady pace.
 PACE = 50
-# The load "storm": instances of a proxy, and connections that start at once to each instance.
+# The load "storm" starts this number of instances of a proxy, and opens this number of connections
+# to each instance at once.
 STORM, STORM_CONNECTIONS = 10, 20
-# The load of an app that reconnects for every page, as PHP does: the number of its processes, and
-# the requests and replies of one page.
+# In one load, an app reconnects for every page, as PHP does. These constants are the number of the
+# app's processes, and the requests and replies of one page.
 PAGE_WORKERS = 20
 PAGE_VALUE = "x" * SMALL_VALUE
 PAGE_CALLS = (
@@ -59,26 +61,26 @@ CSV_ROW = re.compile(
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The percentile of `values` for a `share` from 0 to 1, such as 0.99 for p99."""
+    """Returns the percentile of `values` for a `share` from 0 to 1, such as 0.99 for p99."""
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
 def latencies(times: Sequence[float]) -> Figures:
-    """Median, 99th percentile and maximum of times in milliseconds."""
+    """Returns the median, the 99th percentile and the maximum of times in milliseconds."""
     p50, p99 = percentile(times, 0.5), percentile(times, 0.99)
     return {"p50 ms": p50, "p99 ms": p99, "max ms": max(times)}
 
 
 class Meter:
-    """Measures the CPU time that a contender's proxy and Redis use from its creation on."""
+    """Measures the CPU time that a contender's proxy and Redis use after the meter's creation."""
 
     def __init__(self, contender: Contender) -> None:
-        """Starts measuring."""
+        """Starts to measure CPU time."""
         self.contender = contender
         self.proxy, self.redis = contender.cpu(), contender.redis.cpu()
 
     def figures(self, unit: str, amount: float) -> Figures:
-        """The CPU seconds used so far, divided by `amount`. `unit` names the quotient's unit."""
+        """Returns the CPU seconds used so far, divided by `amount`, with the figure's `unit`."""
         proxy, redis = self.contender.cpu() - self.proxy, self.contender.redis.cpu() - self.redis
         found = {f"CPU {unit}": proxy / amount} if self.contender.mains else {}
         return found | {f"Redis CPU {unit}": redis / amount}
@@ -116,25 +118,25 @@ def redis_benchmark(
 
 
 def small_requests(contender: Contender, scale: Scale) -> Figures:
-    """SET and GET over 50 connections."""
+    """Measures SET and GET over 50 connections."""
     requests = scale(60_000)
     return redis_benchmark(contender, ["set", "get"], requests, "-c", 50, "-d", SMALL_VALUE)
 
 
 def one_connection(contender: Contender, scale: Scale) -> Figures:
-    """SET and GET over one connection. Shows how much time a tunnel adds to a round trip."""
+    """Measures SET and GET over one connection. Shows how much time a tunnel adds to a request."""
     requests = scale(8_000)
     return redis_benchmark(contender, ["set", "get"], requests, "-c", 1, "-d", SMALL_VALUE)
 
 
 def pipelined(contender: Contender, scale: Scale) -> Figures:
-    """SET and GET over 50 connections, with PIPELINE requests at a time on each."""
+    """Measures SET and GET over 50 connections, each with PIPELINE requests at a time."""
     arguments = ("-c", 50, "-d", SMALL_VALUE, "-P", PIPELINE)
     return redis_benchmark(contender, ["set", "get"], scale(400_000), *arguments)
 
 
 def large_values(contender: Contender, scale: Scale) -> Figures:
-    """SET and GET of large values over 10 connections."""
+    """Measures SET and GET of large values over 10 connections."""
     arguments = ("-c", 10, "-d", LARGE_VALUE)
     unit = ("s/GiB", LARGE_VALUES_PER_GIB)
     figures = redis_benchmark(contender, ["set", "get"], scale(8_000), *arguments, cpu_unit=unit)
@@ -143,19 +145,20 @@ def large_values(contender: Contender, scale: Scale) -> Figures:
 
 
 def new_connections(contender: Contender, scale: Scale) -> Figures:
-    """GET over a new connection for each request, by 20 clients at a time."""
+    """Measures GET with a new connection for each request, by 20 clients at a time."""
     requests = scale(many_connections(contender))
     return redis_benchmark(contender, ["get"], requests, "-c", 20, "-k", 0)
 
 
 def many_connections(contender: Contender) -> int:
-    """The number of new connections to measure."""
-    # stunnel needs a thread and a full handshake for each connection, so 600 take long enough.
+    """Returns the number of new connections to measure."""
+    # stunnel needs a thread and a full handshake for each connection, so 600 connections take long
+    # enough.
     return 600 if contender.name == "stunnel" else 4_000
 
 
 def reconnecting_app(contender: Contender, scale: Scale) -> Figures:
-    """An app that reconnects for every page: first as fast as possible, then at a steady pace.
+    """Measures an app that reconnects for every page, first at full speed, then at a steady pace.
 
     PAGE_WORKERS processes serve pages. For each page, a process connects, logs in, selects a
     database, sends three requests one after the other, and closes the connection.
@@ -172,7 +175,7 @@ def reconnecting_app(contender: Contender, scale: Scale) -> Figures:
 
 
 def page(contender: Contender) -> float:
-    """Serves one page. Returns the milliseconds that it took."""
+    """Serves one page. Returns the time that the page took, in milliseconds."""
     started = time.perf_counter()
     with contender.connect() as client:
         for words, expected in PAGE_CALLS:
@@ -186,7 +189,7 @@ def page(contender: Contender) -> float:
 
 
 def paced(work: Callable[[], float], count: int) -> list[float]:
-    """Calls `work` `count` times, at PACE calls per second. Returns the results."""
+    """Calls `work` PACE times per second, `count` times in total. Returns the results."""
     begun = time.monotonic()
     results = []
     for index in range(count):
@@ -196,13 +199,13 @@ def paced(work: Callable[[], float], count: int) -> list[float]:
 
 
 def _request(words: Sequence[str]) -> bytes:
-    """A request in RESP: an array of bulk strings."""
+    """Returns a request in Redis's protocol RESP, as an array of bulk strings."""
     strings = "".join(f"${len(word)}\r\n{word}\r\n" for word in words)
     return f"*{len(words)}\r\n{strings}".encode()
 
 
 def paced_new_connections(contender: Contender, scale: Scale) -> Figures:
-    """PACE new connections a second, each timed from connect to first reply."""
+    """Opens PACE connections a second. Measures the time from connect to first reply."""
     if contender.options:
         return {}  # We would measure Python's own TLS.
 
@@ -221,8 +224,8 @@ def paced_new_connections(contender: Contender, scale: Scale) -> Figures:
 def storm(contender: Contender, _scale: Scale) -> Figures:
     """Opens STORM_CONNECTIONS connections to each instance at once, and sends a PING on each.
 
-    All connections stay open until the last reply. The proxy's CPU time is left out: its unit, a
-    tick, is too coarse for such a short load.
+    All connections stay open until the last reply. The proxy's CPU time is left out,
+    because the unit of CPU time, a tick, is too coarse for such a short load.
     """
     if contender.options:
         return {}  # We would measure Python's own TLS.
@@ -250,7 +253,7 @@ def storm(contender: Contender, _scale: Scale) -> Figures:
 
 
 def idle_connections(count: int) -> Measure:
-    """Memory per idle connection: opens `count` connections, with one PING on each."""
+    """Opens `count` connections, with one PING on each. Measures the memory per connection."""
 
     def measure(contender: Contender, _scale: Scale) -> Figures:
         before, meter = contender.resident(), Meter(contender)
@@ -270,7 +273,7 @@ def idle_connections(count: int) -> Measure:
 
 
 def start_up(binary: Path, redis: Redis, runs: int) -> dict[str, list[float]]:
-    """The milliseconds by which the launcher delays COMMAND's first output, for each run."""
+    """Returns for each run the milliseconds by which the launcher delays COMMAND's first output."""
     environment = {
         "PATH": os.environ["PATH"],
         "STUNNEL_LISTEN_PORT": "0",
@@ -313,16 +316,17 @@ class Setting(enum.Enum):
 
 @dataclass(frozen=True)
 class Load:
-    """A load, and the figures that get a ratio."""
+    """A load, and the names of the figures for which the tables show a ratio."""
 
     name: str
     measure: Measure
-    # The figures for which the tables show a ratio. True if a higher value is better.
+    # The names of the figures for which the tables show a ratio. The value is true if a higher
+    # figure is better.
     more_is_better: dict[str, bool]
     setting: Setting = Setting.TOGETHER
-    # Whether --quick includes this load.
+    # True if a run with --quick includes this load.
     quick: bool = True
-    # Number of instances of the proxy. Only Setting.UNUSED supports more than one instance.
+    # The number of instances of the proxy. Only Setting.UNUSED supports more than one instance.
     instances: int = 1
 
 
@@ -330,7 +334,7 @@ def _by_name(*loads: Load) -> dict[str, Load]:
     return {load.name: load for load in loads}
 
 
-# All loads except START_UP, in the order of the short table.
+# All loads except START_UP, in the order of the short table in docs/performance.md.
 LOADS = _by_name(
     Load(
         "small requests",
@@ -399,5 +403,6 @@ LOADS = _by_name(
         quick=False,
     ),
 )
-# The name of the start-up load. It has no ratio, because it measures only launchers.
+# The name of the load that measures the start of launchers. The load has no ratio, because peers
+# are not measured.
 START_UP = "start-up"

@@ -29,48 +29,54 @@ from system import (
     wait_until,
 )
 
-# The names that the tables use for the launcher under test: with its defaults, and with the pool off and on.
+# The names that the tables use for the launcher with its defaults, with the pool off, and with the
+# pool on.
 OURS = "start-stunnel"
 OFF, ON = f"{OURS}, off", f"{OURS}, on"
-# The pool mode for each name. For OURS, STUNNEL_POOL stays unset, because auto is the default.
+# The launcher's pool mode for each name. For OURS, STUNNEL_POOL stays unset, because auto is the
+# default.
 POOL_MODES = {OURS: "auto", OFF: "off", ON: "on"}
-# The launcher of --before, which may be too old to know STUNNEL_POOL. So the variable stays unset.
+# The table's name for the older launcher that --before names. STUNNEL_POOL stays unset for this
+# launcher, because it may be too old to know the variable.
 BEFORE = "before"
-# Two contenders without a proxy between client and Redis. No proxy can be faster than both.
+# The names of two contenders without a proxy between client and Redis. No proxy can be faster than
+# both.
 TLS_DIRECTLY = "TLS directly"
 PLAINTEXT = "plaintext"
-# nginx with its default TLS versions, and with TLS 1.3 only.
+# The names for nginx with its default TLS versions, and for nginx with TLS 1.3 only.
 NGINX, NGINX_TLS13 = "nginx", "nginx TLS 1.3"
-# Open files that a process may need: a proxy has two for each of 5,000 connections.
+# The number of open files that a process may need. A proxy has two open files for each of 5,000
+# connections.
 DESCRIPTORS = 15_000
 # The Redis user and password of the loads that log in.
 USER, PASSWORD = "app", "benchmark"
-# Seconds after which the workers of a listening proxy are certainly ready.
+# The number of seconds after which the workers of a listening proxy are certainly ready.
 START_PAUSE = 0.5
-# start-stunnel's COMMAND, which does nothing. The figures do not include its CPU time and memory.
+# The COMMAND that start-stunnel runs, which does nothing. The figures do not include COMMAND's CPU
+# time and memory.
 COMMAND = ("sleep", "infinity")
 
 
 @dataclass
 class Contender:
-    """A way to Redis: through a proxy, through several instances of it, or without a proxy."""
+    """A way to Redis: through a proxy, through several instances of a proxy, or without a proxy."""
 
     name: str
     redis: "Redis"
     ports: tuple[int, ...]
     address: str = "127.0.0.1"
-    # The pid of the main process of each instance. Empty if there is no proxy.
+    # The pids of the main processes of all instances. Empty if there is no proxy.
     mains: tuple[int, ...] = ()
     # The options that redis-benchmark needs to connect.
     options: tuple[str, ...] = ()
 
     @property
     def port(self) -> int:
-        """The first port."""
+        """Returns the port of the first instance."""
         return self.ports[0]
 
     def processes(self) -> list[int]:
-        """All processes of the proxy, without COMMAND."""
+        """Returns all processes of the proxy, without COMMAND."""
         found: list[int] = []
         new = list(self.mains)
         while new:
@@ -80,27 +86,27 @@ class Contender:
         return found
 
     def cpu(self) -> float:
-        """User and system time of the proxy, in seconds."""
+        """Returns the user and system time of the proxy, in seconds."""
         return sum(cpu_seconds(pid) for pid in self.processes())
 
     def resident(self) -> int:
-        """Memory of the proxy that is in RAM, in bytes."""
+        """Returns the memory of the proxy that is in RAM, in bytes."""
         return sum(resident_bytes(pid) for pid in self.processes())
 
     def connect(self) -> Client:
-        """A new plaintext connection."""
+        """Opens a new plaintext connection."""
         return Client(self.address, self.port)
 
     def runs(self) -> bool:
-        """Whether all main processes are running."""
+        """Returns whether all main processes are running."""
         return not any(has_ended(pid) for pid in self.mains)
 
     def listens(self) -> bool:
-        """Whether the proxy listens on all ports. Opens no connection."""
+        """Returns whether the proxy listens on all ports, without opening a connection."""
         return all(listens(port) for port in self.ports)
 
     def answers(self) -> bool:
-        """Whether Redis answers through this contender."""
+        """Returns whether Redis answers through this contender."""
         try:
             with self.connect() as client:
                 return client.ping()
@@ -118,7 +124,7 @@ class Redis:
         address: str = "127.0.0.1",
         namespace: str | None = None,
     ) -> None:
-        """Starts redis-server, if wanted in a network namespace, where `address` must exist."""
+        """Starts redis-server on `address`, in the network namespace `namespace` if given."""
         self.address, self.plain, self.tls = address, free_port(), free_port()
         certificate, key = make_certificate(folder)
         words: list[object] = ["ip", "netns", "exec", namespace] if namespace else []
@@ -127,7 +133,7 @@ class Redis:
         words += ["--maxclients", DESCRIPTORS, "--tcp-backlog", 4096]
         words += ["--tls-cert-file", certificate, "--tls-key-file", key]
         words += ["--tls-ca-cert-file", certificate, "--tls-auth-clients", "no"]
-        # The default user needs no password.
+        # Create a user with a password. The default user of Redis needs no password.
         words += ["--user", USER, "on", f">{PASSWORD}", "~*", "&*", "+@all"]
         processes.start(words)
         ports = (self.plain, self.tls)
@@ -135,7 +141,8 @@ class Redis:
             "redis-server answers",
             lambda: all(accepts_connections(address, port) for port in ports),
         )
-        # We ask Redis over a single connection, because new connections would use CPU time.
+        # The benchmark queries Redis over a single connection, because new connections would use
+        # CPU time.
         self.control = Client(address, self.plain)
 
     def wait_until_unused(self) -> None:
@@ -147,12 +154,12 @@ class Redis:
         wait_until("Redis has closed all connections", is_unused)
 
     def cpu(self) -> float:
-        """User and system time of redis-server, in seconds. Exact to a few microseconds."""
+        """Returns user and system time of redis-server in seconds, exact to a few microseconds."""
         info = self.control.info("cpu")
         return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
 
     def without_proxy(self) -> list[Contender]:
-        """The contenders without a proxy."""
+        """Returns the contenders without a proxy."""
         insecure = ("--tls", "--insecure")
         return [
             Contender(TLS_DIRECTLY, self, (self.tls,), self.address, options=insecure),
@@ -161,7 +168,7 @@ class Redis:
 
 
 def start_ours(processes: Processes, redis: Redis, name: str, binary: Path) -> Contender:
-    """Starts start-stunnel. STUNNEL_… variables of bin/bench apply to it, to compare settings."""
+    """Starts start-stunnel with the STUNNEL_… variables of bin/bench, to compare settings."""
     port = free_port()
     environment = {"PATH": os.environ["PATH"]}
     environment["REDIS_URL"] = f"rediss://{redis.address}:{redis.tls}"
@@ -227,7 +234,7 @@ def start_nginx(folder: Path, processes: Processes, redis: Redis) -> Contender:
 
 
 def start_nginx_tls13(folder: Path, processes: Processes, redis: Redis) -> Contender:
-    """Starts nginx with TLS 1.3. It needs a key exchange to resume a session, as start-stunnel."""
+    """Starts nginx with TLS 1.3, where resumption includes a key exchange, as in start-stunnel."""
     return _start_nginx(folder, processes, redis, NGINX_TLS13, "proxy_ssl_protocols TLSv1.3;")
 
 
@@ -236,7 +243,7 @@ def _start_nginx(
 ) -> Contender:
     port = free_port()
     configuration = folder / "nginx.conf"
-    # By default, the workers of root's nginx switch to a user who may not read `folder`.
+    # If root starts nginx, nginx's workers by default switch to a user who may not read `folder`.
     user = "user root;\n" if os.geteuid() == 0 else ""
     configuration.write_text(f"""\
 load_module /usr/lib/nginx/modules/ngx_stream_module.so;
@@ -271,7 +278,7 @@ PEERS: dict[str, Callable[[Path, Processes, Redis], Contender]] = {
     "haproxy": start_haproxy,
     "stunnel": start_stunnel,
 }
-# The columns of the tables.
+# The names of all contenders, in the order of the tables' columns.
 COLUMNS = (*POOL_MODES, BEFORE, *PEERS, TLS_DIRECTLY, PLAINTEXT)
 
 
@@ -280,17 +287,17 @@ class Lineup:
     """The contenders of a run, and the folder for their files."""
 
     folder: Path
-    # The launchers to measure, by their names in the tables: a launcher for each pool mode, and
-    # BEFORE if the user gave --before.
+    # The launchers to measure, by the launchers' names in the tables. There is one launcher for
+    # each pool mode, and BEFORE if the user gave --before.
     launchers: dict[str, Path]
     peers: list[str]
 
     def names(self) -> list[str]:
-        """The names of launchers and peers, in the order of the tables."""
+        """Returns the names of launchers and peers, in the order of the tables."""
         return [name for name in COLUMNS if name in self.launchers or name in self.peers]
 
     def start(self, name: str, processes: Processes, redis: Redis) -> Contender:
-        """Starts a launcher or a peer, and waits until Redis answers through it."""
+        """Starts a launcher or a peer, and waits until Redis answers through this contender."""
         contender = self._start_once(name, processes, redis)
 
         def answers() -> bool:
@@ -304,20 +311,20 @@ class Lineup:
     def start_unused(
         self, name: str, instances: int, processes: Processes, redis: Redis
     ) -> Contender:
-        """Starts `instances` fresh proxies and waits until they listen."""
+        """Starts `instances` fresh proxies, and waits until all proxies listen."""
         started = [self._start_once(name, processes, redis) for _ in range(instances)]
         ports = tuple(port for contender in started for port in contender.ports)
         mains = tuple(main for contender in started for main in contender.mains)
         contender = Contender(name, redis, ports, mains=mains)
         wait_until(f"{name} listens", contender.listens)
-        # A proxy opens its port before its workers are ready.
+        # Wait longer, because a proxy opens its port before the proxy's workers are ready.
         time.sleep(START_PAUSE)
         return contender
 
     def _start_once(self, name: str, processes: Processes, redis: Redis) -> Contender:
         if name in self.launchers:
             return start_ours(processes, redis, name, self.launchers[name])
-        # Give each instance a folder for its files.
+        # Give each instance of the proxy a folder for the instance's files.
         folder = Path(tempfile.mkdtemp(prefix="peer-", dir=self.folder))
         return PEERS[name](folder, processes, redis)
 
@@ -327,7 +334,7 @@ class Lineup:
 
 
 def versions(launcher: Path) -> dict[str, str]:
-    """The versions of the measured programs, and the CPU."""
+    """Returns the versions of the measured programs, and the name of the CPU."""
     stunnel = subprocess.run(["stunnel4", "-version"], capture_output=True, text=True).stderr
     stunnel_version = re.search(r"stunnel [\d.]+", stunnel)
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())

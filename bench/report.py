@@ -11,31 +11,31 @@ from loads import LOADS
 from peers import BEFORE, COLUMNS, NGINX_TLS13, OFF, OURS, PEERS, PLAINTEXT
 from system import ROOT, fail
 
-# The page that contains the short table, and the lines before and after the table.
+# The page that contains the short table, and the marker lines before and after the table.
 PAGE = ROOT / "docs/performance.md"
 PAGE_MARKS = ("<!-- bin/bench writes this table -->", "<!-- its end -->")
-# All figures as a page and as JSON, and the ratios as a picture.
+# The files that contain all figures as a page, all figures as JSON, and the ratios as a picture.
 TABLE = ROOT / "bench/RESULTS.md"
 DATA = ROOT / "bench/results.json"
 PICTURE = ROOT / "bench/ratios.svg"
 
-# The last columns of the tables. The launcher with the pool off is compared with an older launcher,
-# and with the peer whose handshakes are equally expensive.
+# The headings of the last columns of the tables. These columns compare the launcher with the pool
+# off with an older launcher, and with the peer whose handshakes are equally expensive.
 BEST_PEER = "ours / best peer"
 QUOTIENTS = {
     "ours / plaintext": (OURS, PLAINTEXT),
     "off / before": (OFF, BEFORE),
     f"off / {NGINX_TLS13}": (OFF, NGINX_TLS13),
 }
-# The picture: the height of a row, the space left of the bars and the length of a bar for ratio 1,
-# all in pixels. Bars for ratios above WIDEST are cut.
+# The sizes in the picture, in pixels: the height of a row, the space left of the bars, and the
+# length of a bar for the ratio 1. Bars for ratios above WIDEST are cut.
 ROW_HEIGHT, LEFT, UNIT, WIDEST = 22, 370, 220, 2.0
 BETTER, WORSE = "#2e9e5b", "#c9603f"
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """Our median of a figure, divided by the best peer's median of the same run."""
+    """The launcher's median of a figure, divided by the best peer's median in the same run."""
 
     load: str
     figure: str
@@ -46,7 +46,7 @@ class Ratio:
 
 @dataclass
 class Results:
-    """The values of all rounds, by load, contender and figure."""
+    """The measured values of all rounds, by load, contender and figure."""
 
     values: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
 
@@ -57,16 +57,16 @@ class Results:
             values.setdefault(figure, []).extend(found if isinstance(found, list) else [found])
 
     def of(self, load: str, contender: str, figure: str) -> list[float]:
-        """The values of all rounds. Empty if the figure was not measured."""
+        """Returns the values of all rounds. The list is empty if the figure was not measured."""
         return self.values.get(load, {}).get(contender, {}).get(figure, [])
 
     def median(self, load: str, contender: str, figure: str) -> float | None:
-        """The median over all rounds."""
+        """Returns the median over all rounds."""
         values = self.of(load, contender, figure)
         return statistics.median(values) if values else None
 
     def ratio(self, load: str, figure: str) -> Ratio | None:
-        """Our ratio. `None` if the figure gets no ratio, or was not measured."""
+        """Returns the launcher's ratio, or `None` if the figure has no ratio or no values."""
         if not counts(load, figure):
             return None
         more_is_better = LOADS[load].more_is_better[figure]
@@ -79,17 +79,17 @@ class Results:
         return Ratio(load, figure, ours / measured[best], best, more_is_better)
 
     def quotient(self, load: str, figure: str, heading: str) -> str:
-        """The cell of a figure in a column of QUOTIENTS. Empty if the figure was not measured."""
+        """Returns a figure's cell in a column of QUOTIENTS, which is empty without measurements."""
         one, other = (self.median(load, name, figure) for name in QUOTIENTS[heading])
         return f"{one / other:.2f}" if one is not None and other and counts(load, figure) else ""
 
     def quotients(self) -> list[str]:
-        """The headings of QUOTIENTS whose two contenders were measured."""
+        """Returns the headings of QUOTIENTS whose two contenders were measured."""
         names = {name for found in self.values.values() for name in found}
         return [heading for heading, pair in QUOTIENTS.items() if names.issuperset(pair)]
 
     def ratios(self) -> Iterator[Ratio]:
-        """All ratios, in the order of LOADS."""
+        """Returns all ratios, in the order of LOADS."""
         for load in LOADS.values():
             for figure in load.more_is_better:
                 if found := self.ratio(load.name, figure):
@@ -97,33 +97,33 @@ class Results:
 
 
 def counts(load: str, figure: str) -> bool:
-    """Whether the figure gets a ratio."""
+    """Returns whether the figure gets a ratio."""
     return load in LOADS and figure in LOADS[load].more_is_better
 
 
 def number(value: float | None) -> str:
-    """A number with three significant digits, or from 1,000 on as an integer with commas."""
+    """Formats a number with three significant digits, or as an integer from 1,000 on."""
     if value is None:
         return ""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def spread(values: Sequence[float]) -> str:
-    """Median, minimum and maximum."""
+    """Formats the median, the minimum and the maximum of values."""
     if not values:
         return ""
     return f"{number(statistics.median(values))} ({number(min(values))} to {number(max(values))})"
 
 
 def markdown(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
+    """Returns a table in Markdown."""
     ruler = "|" + " --- |" * len(heading)
     lines = [f"| {' | '.join(row)} |" for row in (heading, *rows)]
     return "\n".join([lines[0], ruler, *lines[1:]])
 
 
 def table(results: Results) -> str:
-    """The table with every figure of every contender."""
+    """Returns the table with every figure of every contender."""
     names = [name for name in COLUMNS if any(name in found for found in results.values.values())]
     headings = results.quotients()
     rows = []
@@ -139,7 +139,7 @@ def table(results: Results) -> str:
 
 
 def short_table(results: Results) -> str:
-    """The table of ratios, with our median and the best peer's median."""
+    """Returns the table of ratios, with the launcher's median and the best peer's median."""
     headings = results.quotients()
     rows = []
     for found in results.ratios():
@@ -154,7 +154,7 @@ def short_table(results: Results) -> str:
 
 
 def page_around_table() -> tuple[str, str]:
-    """The text of PAGE before and after the short table, including the lines around it."""
+    """Returns the text of PAGE before and after the short table, including the marker lines."""
     start, end = PAGE_MARKS
     before, found, rest = PAGE.read_text().partition(start)
     _, also_found, after = rest.partition(end)
@@ -169,7 +169,7 @@ def _svg_text(x: float, y: float, text: str, extra: str = "") -> str:
 
 
 def picture(results: Results) -> str:
-    """An SVG picture with a bar for each ratio. The best peer has the length 1."""
+    """Returns an SVG picture with a bar for each ratio. The ratio 1 stands for the best peer."""
     rows = list(results.ratios())
     width, height = LEFT + UNIT * WIDEST + 150, ROW_HEIGHT * len(rows) + 62
     title = "start-stunnel, divided by the best of nginx, HAProxy and stunnel"
@@ -198,7 +198,7 @@ def picture(results: Results) -> str:
 
 
 def files(results: Results, rounds: int, versions: Mapping[str, str]) -> dict[Path, str]:
-    """The files that a full run writes, and their contents."""
+    """Returns the files that a full run writes, and their contents."""
     heading = f"# Benchmark\n\nMade by `bin/bench`; medians (minimum to maximum) of {rounds} rounds"
     listing = "\n".join(f"- {name}: {version}" for name, version in versions.items())
     ratios = [

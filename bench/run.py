@@ -1,4 +1,4 @@
-"""A run: measures the contenders with the loads, in the right order and number of rounds."""
+"""Measures the contenders with the loads, in the right order and number of rounds."""
 
 import os
 import subprocess
@@ -13,15 +13,17 @@ from peers import PLAINTEXT, Contender, Lineup, Redis
 from report import Results
 from system import ROOT, Processes, fail
 
-# --quick divides the number of requests by QUICK_SHARE, but makes at least FEWEST_REQUESTS.
+# With --quick, a run divides the number of requests by QUICK_SHARE, but makes at least
+# FEWEST_REQUESTS.
 QUICK_SHARE, FEWEST_REQUESTS = 6, 50
-# Round-trip time of the slow link of Setting.FAR, in milliseconds.
+# The round-trip time of the slow link in Setting.FAR, in milliseconds.
 FAR_DELAY_MS = 2
-# Measurements of each proxy for Setting.ALONE, in a full run and with --quick.
+# The number of measurements of each proxy in Setting.ALONE, in a full run and with --quick.
 ALONE_TIMES, ALONE_TIMES_QUICK = 3, 1
-# Starts that START_UP measures, in a full run and with --quick.
+# The number of starts that the load START_UP measures, in a full run and with --quick.
 STARTS, STARTS_QUICK = 200, 20
-# Measurements of each proxy for Setting.UNUSED with --quick. A full run makes one per round.
+# The number of measurements of each proxy in Setting.UNUSED with --quick. A full run makes one
+# measurement per round.
 UNUSED_TIMES_QUICK = 1
 
 
@@ -32,12 +34,13 @@ class Run:
     lineup: Lineup
     rounds: int
     quick: bool
-    # Measure only loads whose name contains one of these words. Empty: all loads.
+    # The run measures only loads whose names contain one of these words. If there are no words, the
+    # run measures all loads.
     only: Sequence[str]
     results: Results = field(default_factory=Results)
 
     def wanted(self, setting: Setting) -> list[Load]:
-        """The loads to measure in this setting."""
+        """Returns the loads to measure in this setting."""
         return [
             load
             for load in LOADS.values()
@@ -47,7 +50,7 @@ class Run:
         ]
 
     def scale(self, requests: int) -> int:
-        """The number of requests in this run. A full run makes `requests`."""
+        """Returns the number of requests in this run. A full run makes `requests`."""
         return max(FEWEST_REQUESTS, requests // QUICK_SHARE) if self.quick else requests
 
     def measure(self) -> Results:
@@ -70,7 +73,7 @@ class Run:
         self.results.add(load.name, contender.name, load.measure(contender, self.scale))
 
     def _together(self, redis: Redis) -> None:
-        """Measures contenders that all run at once. They end before other loads begin."""
+        """Measures contenders that all run at once. Ends them before other loads begin."""
         if loads := self.wanted(Setting.TOGETHER):
             with Processes() as proxies:
                 contenders = self.lineup.start_all(proxies, redis) + redis.without_proxy()
@@ -82,7 +85,7 @@ class Run:
         self._take_turns(load, self.rounds, [partial(self._note, load, way) for way in contenders])
 
     def _take_turns(self, load: Load, rounds: int, turns: Sequence[Callable[[], None]]) -> None:
-        """Calls all `turns` in each round. Each round begins with a different contender."""
+        """Calls all `turns` in each round, with another contender first in each round."""
         for index in range(rounds):
             first = index % len(turns)
             for turn in [*turns[first:], *turns[:first]]:
@@ -91,7 +94,7 @@ class Run:
         print(f" {load.name}", file=sys.stderr)
 
     def _unused(self, load: Load, redis: Redis) -> None:
-        """Starts fresh proxies for each measurement."""
+        """Measures unused proxies, which are started afresh for each measurement."""
 
         def measure(name: str) -> None:
             with Processes() as processes:
@@ -105,7 +108,7 @@ class Run:
         self._take_turns(load, UNUSED_TIMES_QUICK if self.quick else self.rounds, turns)
 
     def _alone(self, load: Load, redis: Redis) -> None:
-        """Starts a fresh proxy for each measurement."""
+        """Measures contenders one after the other, with a fresh proxy for each measurement."""
 
         def measure(name: str) -> None:
             with Processes() as processes:
@@ -124,7 +127,7 @@ class Run:
         namespace = f"bench-{os.getpid()}"
         words = [ROOT / "tests/support/slow-link", namespace, "--delay-ms", FAR_DELAY_MS]
         with Processes() as processes:
-            # The program slow-link removes the namespace when it ends.
+            # The program slow-link removes the network namespace when slow-link ends.
             pipe = subprocess.PIPE
             link = processes.start(words, stdin=pipe, stdout=pipe, stderr=None)
             assert link.stdout

@@ -1,4 +1,4 @@
-"""Access to the operating system: waiting, ports, processes, their CPU time and memory."""
+"""Functions of the operating system, for waiting, ports, processes, CPU time and memory."""
 
 import ctypes
 import os
@@ -18,17 +18,18 @@ from typing import BinaryIO, NoReturn
 ROOT = Path(__file__).resolve().parent.parent
 # The time limit of each wait, in seconds. A run fails when a wait exceeds the limit.
 PATIENCE = 60
-# Seconds between two checks of a condition.
+# The number of seconds between two checks of a condition for which the program waits.
 LOOK_INTERVAL = 0.005
-# Seconds between SIGTERM and SIGKILL.
+# The number of seconds for which a program may continue after SIGTERM. Then SIGKILL ends the
+# program.
 END_PATIENCE = 10
-# Signals that end a run. The run then ends all programs that it started.
+# The signals that end a run. Before the run ends, the run ends all programs that it started.
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# Ticks per second. A tick is the unit of CPU time in proc_pid_stat(5).
+# The number of ticks per second. A tick is the unit of CPU time in proc_pid_stat(5).
 TICKS = os.sysconf("SC_CLK_TCK")
-# Bytes per page. A page is the unit of memory in proc_pid_statm(5).
+# The number of bytes per page. A page is the unit of memory in proc_pid_statm(5).
 PAGE = os.sysconf("SC_PAGE_SIZE")
-# From <sys/prctl.h>; see PR_SET_PDEATHSIG(2const).
+# The value of PR_SET_PDEATHSIG in <sys/prctl.h>. PR_SET_PDEATHSIG(2const) explains this operation.
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -39,7 +40,7 @@ def fail(message: str) -> NoReturn:
 
 
 class EndedBySignal(BaseException):
-    """Unwinds the stack, so that the run ends all programs that it started."""
+    """An exception that ends the run, so that the run ends all programs which it started."""
 
     def __init__(self, number: int) -> None:
         """`number` is the signal's number."""
@@ -47,14 +48,14 @@ class EndedBySignal(BaseException):
 
 
 def _end(number: int, _: FrameType | None) -> None:
-    # Ignore further signals, so that they do not interrupt the clean-up.
+    # Ignore further signals, so that the signals do not interrupt the clean-up.
     for ending in ENDING_SIGNALS:
         signal.signal(ending, signal.SIG_IGN)
     raise EndedBySignal(number)
 
 
 def end_cleanly_by_signals() -> None:
-    """Makes ENDING_SIGNALS raise EndedBySignal, except those that our caller ignores."""
+    """Makes ENDING_SIGNALS raise EndedBySignal, except signals that the calling program ignores."""
     for ending in ENDING_SIGNALS:
         if signal.getsignal(ending) is not signal.SIG_IGN:
             signal.signal(ending, _end)
@@ -70,7 +71,7 @@ def wait_until(what: str, condition: Callable[[], bool]) -> None:
 
 
 def free_port() -> int:
-    """A free TCP port of 127.0.0.1."""
+    """Returns a free TCP port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -78,16 +79,16 @@ def free_port() -> int:
 
 
 def listens(port: int) -> bool:
-    """Whether a program listens on this port of 127.0.0.1. Does not connect to it."""
-    # The table shows addresses in little-endian order. 0A is the state of a listening socket (see
-    # proc_pid_net(5)).
+    """Returns whether a program listens on this port of 127.0.0.1. Does not connect."""
+    # The table of sockets in /proc shows addresses in little-endian order. 0A is the state of a
+    # listening socket (proc_pid_net(5)).
     local, state = f"0100007F:{port:04X}", "0A"
     rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()]
     return any(row[1] == local and row[3] == state for row in rows)
 
 
 def accepts_connections(address: str, port: int) -> bool:
-    """Whether a new TCP connection succeeds."""
+    """Returns whether a new TCP connection succeeds."""
     try:
         socket.create_connection((address, port), 1).close()
         return True
@@ -96,7 +97,7 @@ def accepts_connections(address: str, port: int) -> bool:
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """The paths of a self-signed certificate and of its key, in `folder`. Makes missing files."""
+    """Returns the paths of a certificate and its key in `folder`. Makes missing files."""
     certificate, key = folder / "cert.pem", folder / "key.pem"
     if not key.exists():
         words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30"]
@@ -106,19 +107,19 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
 
 
 def first_line(*words: str) -> str:
-    """The first line that a command prints, on standard output or else on standard error."""
+    """Returns the first line that a command prints to stdout, or else to stderr."""
     out = subprocess.run(words, capture_output=True, text=True)
     return (out.stdout + out.stderr).strip().splitlines()[0]
 
 
 def _end_with_parent() -> None:
-    """In a child before exec: makes the kernel send SIGTERM when the parent ends."""
+    """Makes the kernel send SIGTERM when the parent ends. A child calls this before exec."""
     if LIBC.prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGTERM)) != 0:
         raise OSError(ctypes.get_errno(), "prctl PR_SET_PDEATHSIG")
 
 
 class Processes:
-    """Programs that we end at the end of a `with` block, in reverse order."""
+    """Programs that are ended in reverse order at the end of a `with` block."""
 
     def __init__(self) -> None:
         self.started: list[subprocess.Popen[bytes]] = []
@@ -183,7 +184,8 @@ def in_processes(count: int, work: Callable[[], Sequence[float]]) -> tuple[float
     try:
         for _ in range(count):
             output, result = os.pipe()
-            # Block signals until the child has replaced our signal handlers.
+            # Block signals until the child process has replaced the signal handlers that it
+            # inherits.
             signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
             if (pid := os.fork()) == 0:
                 os.close(opener)
@@ -211,7 +213,7 @@ def in_processes(count: int, work: Callable[[], Sequence[float]]) -> tuple[float
 
 
 def _work(gate: int, result: int, work: Callable[[], Sequence[float]]) -> NoReturn:
-    """In a child: waits until the parent closes its end of `gate`, calls `work`, writes results."""
+    """Waits until the parent closes its end of `gate`, calls `work`, and writes the results."""
     code = 1
     try:
         for ending in ENDING_SIGNALS:
@@ -229,26 +231,26 @@ def _work(gate: int, result: int, work: Callable[[], Sequence[float]]) -> NoRetu
 
 
 def children_of(pid: int) -> list[int]:
-    """The child processes of `pid`."""
+    """Returns the child processes of the process `pid`."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def name_of(pid: int) -> str:
-    """The name of the program that `pid` runs."""
+    """Returns the name of the program that the process `pid` runs."""
     return Path(f"/proc/{pid}/comm").read_text().strip()
 
 
 def has_ended(pid: int) -> bool:
-    """Whether our child `pid` has ended. It is a zombie until we wait for it."""
+    """Returns whether the child process `pid` is a zombie, because the child has ended."""
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time that `pid` has used, in seconds."""
+    """Returns the user and system time that the process `pid` has used, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory of `pid` that is in RAM, in bytes."""
+    """Returns the memory of the process `pid` that is in RAM, in bytes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE

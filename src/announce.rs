@@ -1,4 +1,5 @@
-//! Messages to the user at the start, after a failed start, and at the end.
+//! Writes messages to the user when the launcher starts, when the start fails, and when the
+//! launcher ends.
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -23,7 +24,8 @@ pub fn misconfigured(mistakes: &[ConfigError]) -> ExitOutcome {
     ExitOutcome::Exited(exit::CONFIG.into())
 }
 
-/// Logs an error that the user did not cause: a defect of the launcher, or a refusal by the system.
+/// Logs an error that the user did not cause, such as a defect of the launcher or a refused system
+/// call.
 pub fn internal_error(error: &anyhow::Error) {
     err!(at = "internal-error", error = format!("{error:#}"));
 }
@@ -40,9 +42,9 @@ pub fn not_executed(words: &[OsString], not_executed: &NotExecuted) -> ExitOutco
     ExitOutcome::Exited(code.into())
 }
 
-/// The name of a program, as the log shows it. By mistake, `word` may be a whole command line or an
-/// assignment, which may contain a password. So the log shows only the part before the first space,
-/// and only if that part looks like a path.
+/// Returns the name of a program, as the log shows the name. By the user's mistake, `word` may be a
+/// whole command line or an assignment, which may contain a password. So the log shows only the
+/// part before the first space, and only if this part looks like a path.
 fn program_name(word: &str) -> &str {
     let name = word.split_whitespace().next().unwrap_or_default();
     let is_path = |c: char| c.is_alphanumeric() || "._-+/".contains(c);
@@ -83,8 +85,8 @@ pub fn unused(plan: &Plan) {
     }
 }
 
-/// The lists in `plan.unused`, in the order of the fields. Each list comes with the reason why the
-/// variables or options in the list have no effect. `None`: the list is empty.
+/// Returns the text of each list in `plan.unused`, in the order of the fields, with the reason why
+/// the variables or options in the list have no effect. Returns `None` for an empty list.
 pub fn reasons(plan: &Plan) -> [Option<(String, String)>; 4] {
     let retired = "this setting is retired and ignored: start-stunnel no longer opens connections \
                    in advance. Remove the setting";
@@ -98,7 +100,8 @@ pub fn reasons(plan: &Plan) -> [Option<(String, String)>; 4] {
     all.map(|(names, reason)| (!names.is_empty()).then(|| (names.join(" "), reason)))
 }
 
-/// The message about settings for a single variable that has no tunnel.
+/// Returns the message about settings for the URL in a single variable, if this variable has no
+/// tunnel.
 fn why_without_effect(plan: &Plan) -> String {
     let mut tunnelled: Vec<_> =
         plan.tunnelled.iter().map(|tunnelled| tunnelled.variable.as_str()).collect();
@@ -112,7 +115,8 @@ fn why_without_effect(plan: &Plan) -> String {
     )
 }
 
-/// The message about variables whose Redis URLs get no tunnel, because the user does not list them.
+/// Returns the message about variables whose Redis URLs get no tunnel, because the user does not
+/// list the variables.
 fn how_to_include(plan: &Plan, others: &[String]) -> String {
     let names = plan.variables().chain(others.iter().map(String::as_str));
     let all: Vec<_> = names.filter(|name| is_variable_name(name)).collect();
@@ -124,7 +128,7 @@ fn how_to_include(plan: &Plan, others: &[String]) -> String {
     )
 }
 
-/// Logs one line per tunnel, and warnings, before COMMAND starts.
+/// Logs one line for each tunnel, and warnings about the plan, before COMMAND starts.
 pub fn started(plan: &Plan, bound: &Bound, settings: &Settings) {
     if !plan.found_urls() {
         let msg = format!("COMMAND runs without a tunnel: {}", names::NO_URL);
@@ -149,7 +153,7 @@ fn left_alone(plan: &Plan) {
     }
 }
 
-/// The reason why the Redis URLs in `variables` need no tunnel.
+/// Returns the reason why the Redis URLs in `variables` need no tunnel.
 pub fn why_untouched(variables: &str) -> String {
     format!(
         "no tunnel is needed for {variables}: each URL already points to a tunnel, or \
@@ -207,7 +211,7 @@ fn status_up(page: &status::StatusListener) {
     }
 }
 
-/// Warns that the servers of these variables are not authenticated.
+/// Warns that the launcher does not authenticate the servers to which these variables lead.
 fn not_authenticated(variables: &[String]) {
     if !variables.is_empty() {
         warning!(
@@ -225,7 +229,8 @@ fn not_authenticated(variables: &[String]) {
     }
 }
 
-/// Warns about the arguments whose URLs [`crate::command_line::rewrite`] has replaced.
+/// Warns about the arguments of COMMAND in which [`crate::command_line::rewrite`] has replaced
+/// URLs.
 pub fn rewritten(rewrites: &[(usize, String)]) {
     for (argument, variable) in rewrites {
         warning!(
@@ -252,10 +257,10 @@ pub fn command_ignored(option: &str) {
     note(&format!("start-stunnel: --{option} runs no command; the given command is ignored"));
 }
 
-/// Prints the Redis variables that COMMAND would get, and returns the exit code.
+/// Prints the Redis variables that COMMAND would get, and returns the launcher's exit code.
 ///
 /// # Errors
-/// If stdout cannot be written.
+/// Returns an error if stdout cannot be written.
 pub fn environment(plan: &Plan, bound: &Bound) -> anyhow::Result<u8> {
     if !plan.found_urls() {
         note(&format!("start-stunnel: nothing to print: {}", names::NO_URL));
@@ -264,12 +269,12 @@ pub fn environment(plan: &Plan, bound: &Bound) -> anyhow::Result<u8> {
     Ok(exit::print(&text, exit::SUCCESS)?)
 }
 
-/// Writes a line to stderr. Ignores errors, because stderr may be closed.
+/// Writes `line` to stderr. Ignores errors, because stderr may be closed.
 fn note(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Logs how COMMAND ended, and the totals of all tunnels.
+/// Logs how COMMAND ended, and the total numbers of connections and bytes of all tunnels.
 pub fn ended(ended: ExitOutcome, figures: &Figures) {
     let (code, signal) = match ended {
         ExitOutcome::Exited(code) => (Some(code), None),

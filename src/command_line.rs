@@ -10,8 +10,8 @@ use crate::redis_url::Local;
 /// Replaces every tunnelled URL in COMMAND's arguments by the tunnel's URL. The arguments contain
 /// URLs because the shell expands `$REDIS_URL` in a Procfile's line before the launcher runs.
 ///
-/// Returns the new arguments, and each replacement: the number of the argument (0 is COMMAND), and
-/// the variable that holds the same URL.
+/// Returns the new arguments, and a list of the replacements. A replacement contains the number of
+/// the argument, where 0 is the program, and the name of the variable that holds the same URL.
 pub fn rewrite(
     plan: &Plan,
     words: Vec<OsString>,
@@ -27,7 +27,8 @@ pub fn rewrite(
 }
 
 fn rewrite_word(plan: &Plan, word: &[u8], locals: &[Local]) -> (Vec<u8>, Vec<String>) {
-    // If two variables hold the same URL, the sort keeps the first variable in front.
+    // If two variables hold the same URL, a stable sort keeps the variable in front that comes
+    // first in the plan.
     let mut urls: Vec<_> = plan.tunnelled.iter().collect();
     urls.sort_by_key(|url| Reverse(url.value.expose().len()));
     let (mut done, mut variables) = (Vec::with_capacity(word.len()), Vec::new());
@@ -50,14 +51,15 @@ fn rewrite_word(plan: &Plan, word: &[u8], locals: &[Local]) -> (Vec<u8>, Vec<Str
     (done, variables)
 }
 
-/// True if `text` begins with `url`, and the URL ends there. Another URL may begin with the same
-/// characters: `redis://h:6379` and `redis://h:63790`.
+/// Returns true if `text` begins with `url` and the URL in `text` ends where `url` ends. A longer
+/// URL may begin with the same characters, as `redis://h:63790` begins with `redis://h:6379`.
 fn begins_with_url(text: &[u8], url: &str) -> bool {
     let Some(after) = text.strip_prefix(url.as_bytes()) else {
         return false;
     };
     let goes_on = |byte: u8| match byte {
-        // After a ?, `&` begins another parameter of the URL. Elsewhere `&` is a shell operator.
+        // In a URL that contains `?`, the character `&` begins another query parameter. In any
+        // other URL, the character `&` is an operator of the shell.
         b'&' => url.contains('?'),
         _ => {
             byte.is_ascii_alphanumeric() || !byte.is_ascii() || b"-._~%:/?#[@!$*+=".contains(&byte)

@@ -1,31 +1,33 @@
-//! The exit codes of the launcher itself. After COMMAND has run, the launcher exits with COMMAND's
-//! exit code instead: see [`crate::supervisor::ExitOutcome`].
+//! Defines the exit codes of the launcher itself. After COMMAND has run, the launcher exits with
+//! COMMAND's exit code instead: see [`crate::supervisor::ExitOutcome`].
 
 use std::io::{self, Write as _};
 
 pub const SUCCESS: u8 = 0;
-/// `--check` found a tunnel that does not work.
+/// The exit code if `--check` has found a tunnel that does not work.
 pub const CHECK_FAILED: u8 = 1;
-/// `--status` found a tunnel that fails.
+/// The exit code if `--status` has found a tunnel whose connections to Redis fail.
 pub const STATUS_FAILING: u8 = 1;
-/// `--status` found no launcher.
+/// The exit code if `--status` has found no running launcher.
 pub const NO_LAUNCHER: u8 = 3;
-/// The launcher has a defect, or the system refuses a resource that the launcher needs.
+/// The exit code if the launcher has a defect, or if the system refuses a resource that the
+/// launcher needs.
 pub const INTERNAL_ERROR: u8 = 1;
-/// A setting or a URL is invalid (EX_CONFIG of sysexits.h). For a command line that cannot be
-/// parsed, clap exits with 2.
+/// The exit code if a setting or a URL is invalid (EX_CONFIG of sysexits.h). If the command line
+/// cannot be parsed, the launcher exits with clap's exit code 2 instead.
 pub const CONFIG: u8 = 78;
 
-/// COMMAND exists, but cannot be executed (POSIX.1-2017, Shell & Utilities, 2.8.2).
+/// The exit code if COMMAND exists, but cannot be executed (POSIX.1-2017, Shell & Utilities,
+/// 2.8.2).
 pub const COMMAND_NOT_EXECUTABLE: u8 = 126;
-/// COMMAND, or the interpreter that it needs, does not exist.
+/// The exit code if COMMAND, or the interpreter that COMMAND needs, does not exist.
 pub const COMMAND_NOT_FOUND: u8 = 127;
 
-/// Writes `text` to stdout, and returns `code`. A closed pipe is no error, because users run
-/// commands such as `start-stunnel --check | head -1`.
+/// Writes `text` to stdout, and returns `code`. Ignores the error that stdout is a closed pipe,
+/// because users run commands such as `start-stunnel --check | head -1`.
 ///
 /// # Errors
-/// If stdout cannot be written.
+/// Returns an error if stdout cannot be written.
 pub fn print(text: &str, code: u8) -> io::Result<u8> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {

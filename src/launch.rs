@@ -1,4 +1,5 @@
-//! Runs COMMAND behind the tunnels, step by step: prepare, start COMMAND, serve, drain.
+//! Runs COMMAND behind its tunnels in four steps: prepares the launch, starts COMMAND, serves the
+//! tunnels, and drains the tunnels.
 
 use std::ffi::OsString;
 use std::io;
@@ -25,15 +26,17 @@ use crate::threads;
 use crate::tls::{self, Connector};
 use crate::tunnel::{Drain, DrainGuard, Listener, Route, Tunnel};
 
-/// The variable that Heroku sets in every dyno:
+/// The variable that Heroku sets in every dyno (container):
 /// <https://devcenter.heroku.com/articles/dynos#local-environment-variables>.
 const DYNO: &str = "DYNO";
 
-/// Everything that is needed to run COMMAND behind its tunnels. The ports are bound already.
+/// The data that the launcher needs to run COMMAND behind its tunnels. The tunnels' ports are
+/// already bound.
 pub struct Launch {
     /// COMMAND and its arguments.
     pub command: Vec<OsString>,
-    /// COMMAND's environment: a copy of the launcher's, which [`Launch::prepare`] changes.
+    /// COMMAND's environment, which is a copy of the launcher's environment until
+    /// [`Launch::prepare`] changes the copy.
     pub environment: CommandEnvironment,
     pub settings: Settings,
     pub plan: Plan,
@@ -44,7 +47,8 @@ impl Launch {
     /// Runs COMMAND behind the tunnels, and returns the outcome with which the launcher must end.
     ///
     /// # Errors
-    /// If the system refuses a resource, such as signals or the runtime.
+    /// Returns an error if the system refuses a resource that the launcher needs to handle signals
+    /// or to run tasks.
     pub fn run(mut self, inherited: io::Result<Inherited>) -> anyhow::Result<ExitOutcome> {
         let inherited = inherited.context("could not take over signals")?;
         self.prepare();
@@ -59,21 +63,23 @@ impl Launch {
         let figures = Arc::new(Figures::new(labels(&self.plan), child.pid.as_raw()));
         // A runtime with one thread uses the least CPU time. For 40,000 small requests of 50
         // clients on two cores, the runtime with one thread uses 1.21 s. A multi-thread runtime
-        // uses 1.28 s with one worker, and 1.33 s with two workers. All three runtimes serve
-        // equally many requests per second, because Redis itself has one thread, and more work.
+        // uses 1.28 s with one worker, and 1.33 s with two workers. All three runtimes serve the
+        // same number of requests per second, because Redis is slower than the launcher and also
+        // has one thread.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("could not start the runtime")?;
         let ended = runtime.block_on(self.serve(child, terminal, figures.clone()))?;
-        // `shutdown_background` closes open connections, and does not wait for name lookups.
+        // The function `shutdown_background` closes open connections, and does not wait for
+        // unfinished name lookups.
         runtime.shutdown_background();
         announce::ended(ended, &figures);
         Ok(ended)
     }
 
-    /// Binds the status page, logs the tunnels, and replaces the Redis URLs in COMMAND's arguments
-    /// and environment.
+    /// Binds the address of the status page, logs the tunnels, and replaces the Redis URLs in
+    /// COMMAND's arguments and environment.
     fn prepare(&mut self) {
         announce::unused(&self.plan);
         self.bound.bind_status(&self.settings);
@@ -106,7 +112,7 @@ impl Launch {
         Ok(child)
     }
 
-    /// Opens the tunnels, waits for COMMAND's end, and drains the tunnels.
+    /// Opens the tunnels, waits until COMMAND ends, and drains the tunnels.
     async fn serve(
         self,
         child: Child,
@@ -121,7 +127,8 @@ impl Launch {
         let (guard, drain_of_tunnels) = DrainGuard::new();
         let dyno = dyno.map(|dyno| dyno.to_string_lossy().into_owned());
         tell_status(&figures, plan.found_urls(), bound.status.take(), &settings, dyno);
-        // Enter the sandbox before bytes arrive from the network. The steps above need more rights.
+        // Enter the sandbox before bytes arrive from the network, but after the steps above,
+        // because these steps need more rights.
         enter_sandbox(&plan, &bound, &settings).await;
         let listeners = std::mem::take(&mut bound.listeners);
         open_tunnels(plan, listeners, &settings, &figures, guard);
@@ -161,7 +168,7 @@ async fn drain(tunnels: Drain, supervisor: &mut Supervisor, limit: Duration) -> 
     Ok(())
 }
 
-/// The rights that the launcher still needs in the sandbox.
+/// Returns the rights that the launcher still needs in the sandbox.
 fn rights(plan: &Plan, bound: &Bound) -> Rights {
     Rights {
         ports: plan.routes.iter().map(|route| route.upstream.port).collect(),
@@ -170,7 +177,7 @@ fn rights(plan: &Plan, bound: &Bound) -> Rights {
     }
 }
 
-/// Under `--sandbox require`, tries whether the sandbox works. If not, returns an error.
+/// Returns an error if the user requires the sandbox, but a trial of the sandbox fails.
 fn try_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) -> Result<(), ConfigError> {
     if settings.sandbox != SandboxMode::Require {
         return Ok(());
@@ -185,7 +192,8 @@ fn try_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) -> Result<(), Co
     Err(settings.wrong(&options::SANDBOX, problem))
 }
 
-/// Restricts every thread of the launcher, as far as the user and the kernel allow it.
+/// Applies the sandbox's rules to every thread of the launcher, if the user and the kernel allow
+/// the sandbox.
 async fn enter_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) {
     if settings.sandbox == SandboxMode::Off {
         return;
@@ -195,13 +203,14 @@ async fn enter_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) {
         state => debug!(at = "sandbox", state = %state),
     }
     logging::enter_sandbox();
-    // Until now, only the log's thread and the permanent thread have started.
+    // Besides this thread, only the log's thread and the permanent thread for blocking work have
+    // started.
     if let Ok(Err(error)) = threads::run(sandbox::enter).await {
         warning!(at = "sandbox-failed", error = %error);
     }
 }
 
-/// The names of the tunnels in metrics and logs.
+/// Returns the names of the tunnels that metrics and logs show.
 fn labels(plan: &Plan) -> Vec<TunnelLabels> {
     let of_route = |route: &Route| TunnelLabels {
         variables: route.variables.clone(),
@@ -212,7 +221,7 @@ fn labels(plan: &Plan) -> Vec<TunnelLabels> {
     plan.routes.iter().map(of_route).collect()
 }
 
-/// Serves the status page and `--status`, and logs metrics, in background tasks.
+/// Starts background tasks that serve the status page, answer `--status`, and log metrics.
 fn tell_status(
     figures: &Arc<Figures>,
     found_urls: bool,
@@ -230,7 +239,7 @@ fn tell_status(
     }
 }
 
-/// Serves every tunnel in a background task. Tunnels with the same trust settings share a
+/// Starts a background task for each tunnel. Tunnels with the same trust settings share a TLS
 /// connector.
 fn open_tunnels(
     plan: Plan,
@@ -262,13 +271,14 @@ fn open_tunnels(
     }
 }
 
-/// Loads certificates and keys in the background, so that the first connection need not wait.
+/// Loads certificates and keys in the background, so that the first connection does not wait for
+/// them.
 fn prepare(connector: Arc<Connector>) {
     tokio::spawn(async move {
         let started = Instant::now();
         match connector.prepare().await {
             Ok(_) => debug!(at = "tls-ready", duration_ms = started.elapsed().as_millis() as u64),
-            // Each connection tries again, and logs its own error.
+            // Log only a debug message, because each connection tries again and logs its own error.
             Err(error) => debug!(at = "tls-not-ready", error = %error),
         }
     });

@@ -11,26 +11,29 @@ use crate::status::{StatusAddress, StatusListener};
 use crate::tunnel::failure::is_out_of_descriptors;
 use crate::tunnel::{Listen, Listener, PortTaken, SocketFolder};
 
-/// The name of the status page's Unix socket in the folder of the tunnels' sockets.
+/// The file name of the status page's Unix socket, which is in the same folder as the tunnels'
+/// sockets.
 const STATUS_SOCKET: &str = "status.sock";
 
-/// The bound ports and sockets of the tunnels and of the status page, before they
-/// accept connections.
+/// The ports and sockets of the tunnels and of the status page, which are bound but do not accept
+/// connections yet.
 #[derive(Debug, Default)]
 pub struct Bound {
     pub listeners: Vec<Listener>,
     pub locals: Vec<Local>,
-    /// `None`: the status page is off, or its address cannot be bound.
+    /// The listener of the status page. `None` if the status page is off, or if its address cannot
+    /// be bound.
     pub status: Option<StatusListener>,
-    /// The folder of the Unix sockets. Dropping the value removes the folder.
+    /// The folder that contains the Unix sockets. The launcher removes the folder when this value
+    /// is dropped.
     folder: Option<SocketFolder>,
 }
 
 /// Binds a local port or socket for each tunnel.
 ///
 /// # Errors
-/// If a port or socket cannot be bound. A taken port is an error only under `--port-taken fail`. A
-/// plan without a Redis URL is also an error only under `--port-taken fail`.
+/// Returns an error if a port or socket cannot be bound. Two cases are errors only under
+/// `--port-taken fail`: a port that another program uses, and a plan without a Redis URL.
 pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
     if settings.port_taken == PortTaken::Fail && !plan.found_urls() {
         let problem = "is fail, for a port that other programs rely on. But nothing would listen \
@@ -74,8 +77,8 @@ impl Bound {
         Ok(())
     }
 
-    /// Binds the address of the status page. An error causes only a warning, because COMMAND can
-    /// run without the status page.
+    /// Binds the address of the status page. If the address cannot be bound, only logs a warning,
+    /// because COMMAND can run without the status page.
     pub fn bind_status(&mut self, settings: &Settings) {
         let Some(address) = &settings.status_address else { return };
         match self.try_bind_status(address) {
@@ -92,7 +95,7 @@ impl Bound {
         }
     }
 
-    /// The folder of the Unix sockets, if there are any.
+    /// Returns the folder that contains the Unix sockets, if the tunnels use Unix sockets.
     pub fn socket_folder(&self) -> Option<&Path> {
         self.folder.as_ref().map(SocketFolder::path)
     }
@@ -110,7 +113,8 @@ impl Bound {
     }
 }
 
-/// The error if the port or socket of the tunnel with this index cannot be bound.
+/// Returns the error for a tunnel whose port or socket cannot be bound. `index` is the tunnel's
+/// index in the plan.
 fn not_bound(plan: &Plan, settings: &Settings, index: usize, error: &io::Error) -> ConfigError {
     if is_out_of_descriptors(error) {
         let problem = format!(
@@ -139,11 +143,12 @@ fn not_bound(plan: &Plan, settings: &Settings, index: usize, error: &io::Error) 
     settings.wrong(&options::LISTEN_PORT, problem)
 }
 
-/// The local port that the user wants for the tunnel with this index; 0: the kernel chooses.
+/// Returns the local port that the user wants for the tunnel with this index in the plan. Returns 0
+/// if the kernel must choose the port.
 pub fn wanted_port(settings: &Settings, index: usize) -> u16 {
     match settings.listen_port {
         0 => 0,
-        // After port 65535, the kernel chooses.
+        // If the sum is above 65535, let the kernel choose the port.
         first => u16::try_from(usize::from(first) + index).unwrap_or(0),
     }
 }

@@ -1,4 +1,4 @@
-//! Writes the log to stderr: one line per event, in logfmt or JSON.
+//! Writes the log to stderr, with one line for each event, in logfmt or JSON.
 //!
 //! Each macro for logging has the name of a syslog level, as in `--log-level`. The crate `tracing`
 //! has other names for its levels: for example, `notice!` logs at `tracing`'s level INFO. The first
@@ -78,7 +78,7 @@ pub fn dropped_lines() -> u64 {
 /// lines.
 ///
 /// # Panics
-/// If a process calls this function twice.
+/// Panics if a process calls this function twice.
 pub fn init(settings: LogSettings) -> Option<WorkerGuard> {
     // Hide the message of a panic here, because tracing-appender panics if the system refuses to
     // start a thread.
@@ -154,7 +154,7 @@ fn syslog_name(level: &Level) -> &'static str {
     known.map_or("debug", |(name, _)| name)
 }
 
-/// Formats each event as one line.
+/// A formatter that writes each log event as one line.
 struct Lines(LogFormat);
 
 impl<S, N> FormatEvent<S, N> for Lines
@@ -184,7 +184,7 @@ where
     }
 }
 
-/// The names and values of an event's fields.
+/// The names and values of the fields of a log event.
 struct Fields(Vec<(&'static str, Value)>);
 
 impl Visit for Fields {
@@ -208,13 +208,13 @@ impl Visit for Fields {
 fn logfmt(fields: &[(&str, Value)]) -> String {
     let pair = |(name, value): &(&str, Value)| match value {
         Value::String(text) if is_bare(text) => format!("{name}={text}"),
-        // logfmt has the same quotes and escapes as JSON.
+        // Use JSON's quotes and escapes, because logfmt has the same quotes and escapes.
         value => format!("{name}={value}"),
     };
     fields.iter().map(pair).collect::<Vec<_>>().join(" ")
 }
 
-/// True if `text` needs no quotes in logfmt.
+/// Returns true if `text` needs no quotation marks in logfmt.
 fn is_bare(text: &str) -> bool {
     let special = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '"' | '=' | '\\');
     !text.is_empty() && !text.contains(special)

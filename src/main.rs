@@ -16,13 +16,14 @@ use start_stunnel::logging::{self, LogSettings};
 use start_stunnel::supervisor::{self, CommandEnvironment, ExitOutcome, Inherited};
 use start_stunnel::{announce, check, exit, status, tls};
 
-/// OpenSSL and other C code use this allocator, too, because of the crate's feature `override`.
+/// The memory allocator of the program. C code such as OpenSSL uses this allocator, too, because of
+/// the crate's feature `override`.
 #[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The script that `--print-shim` prints. An app keeps the script as `bin/start-stunnel`. The
-/// script runs the start-stunnel on PATH.
+/// The script that `--print-shim` prints. An app's repository contains the script as
+/// `bin/start-stunnel`, and the script runs the start-stunnel that is installed on PATH.
 const SHIM: &str = include_str!("shim.sh");
 
 fn main() {
@@ -33,7 +34,8 @@ fn main() {
     outcome.end_launcher()
 }
 
-/// Performs the task, and returns the outcome with which the launcher must end.
+/// Performs the task that the command line selects, and returns the outcome with which the launcher
+/// must end.
 fn run(invocation: Invocation) -> ExitOutcome {
     if let Some(option) = invocation.task.option()
         && !invocation.command.is_empty()
@@ -45,7 +47,8 @@ fn run(invocation: Invocation) -> ExitOutcome {
     let log_for_errors = configuration::log_settings_for_errors(&invocation, &environment);
     match invocation.task {
         Task::PrintShim => return printed(print_shim()),
-        // `--status` works even if a setting is wrong.
+        // Show the status before reading the settings, so that `--status` works even if a setting
+        // is wrong.
         Task::Status => return printed(status::client::run(log_for_errors.format, is_disabled)),
         Task::Check | Task::PrintEnvironment if is_disabled => {
             announce::disabled();
@@ -65,7 +68,7 @@ fn run(invocation: Invocation) -> ExitOutcome {
             announce::internal_error(&error);
             exit_with(exit::INTERNAL_ERROR)
         }
-        // The panic hook has logged the panic already.
+        // The panic hook has already logged the panic.
         Err(_) => exit_with(exit::INTERNAL_ERROR),
     }
 }
@@ -74,7 +77,8 @@ fn exit_with(code: u8) -> ExitOutcome {
     ExitOutcome::Exited(code.into())
 }
 
-/// The rest of the task, which can write log lines. An error is an internal error.
+/// The part of the launcher's task that runs after the log has started. A returned error is an
+/// internal error.
 type Work = Box<dyn FnOnce() -> anyhow::Result<ExitOutcome>>;
 
 fn refuse(mistakes: Vec<ConfigError>) -> Work {
@@ -88,10 +92,11 @@ fn become_command(command: Vec<OsString>) -> Work {
     Box::new(move || Ok(announce::not_executed(&command, &error)))
 }
 
-/// Performs the steps that must run before the process has a second thread. Returns the rest of the
-/// task and the log settings; or, after a mistake of the user, the work that logs the mistake.
+/// Performs the steps that must run before the process has a second thread. Returns the work that
+/// remains, and the log settings. If the user made a mistake, returns the work that logs the
+/// mistake instead.
 fn prepare(invocation: Invocation, environment: &Environment) -> Result<(Work, LogSettings), Work> {
-    // Copy the environment for COMMAND before keep_from_native_tls changes a variable.
+    // Copy the environment for COMMAND before `keep_from_native_tls` changes a variable.
     let command_environment = CommandEnvironment::of_launcher();
     let configuration = configuration::read(&invocation, environment).map_err(refuse)?;
     let Configuration { settings, plan } = configuration;
@@ -117,7 +122,7 @@ fn prepare(invocation: Invocation, environment: &Environment) -> Result<(Work, L
     Ok((Box::new(move || launch.run(inherited)), log))
 }
 
-/// The outcome of a task that writes no log.
+/// Returns the outcome of a task that prints to stdout and writes no log.
 fn printed(code: anyhow::Result<u8>) -> ExitOutcome {
     exit_with(code.unwrap_or_else(|error| {
         eprintln!("start-stunnel: {error:#}");

@@ -1,5 +1,5 @@
-//! The names of settings, for the messages of low-level modules. [`crate::configuration`] declares
-//! the settings.
+//! Contains the names of settings, so that low-level modules can mention the names in messages.
+//! [`crate::configuration`] declares the settings.
 
 pub const CA_FILE: &str = "STUNNEL_CA_FILE";
 pub const CA_PEM: &str = "STUNNEL_CA_PEM";
@@ -15,6 +15,6 @@ pub const SERVER_NAME: &str = "STUNNEL_SERVER_NAME";
 pub const URLS: &str = "REDIS_STUNNEL_URLS";
 pub const VERIFY: &str = "STUNNEL_VERIFY";
 
-/// The message if no variable holds a Redis URL.
+/// The message that the user gets if no variable holds a Redis URL.
 pub const NO_URL: &str = "none of REDIS_URL HEROKU_REDIS_* REDIS_ENDPOINT_*_URL holds a Redis URL. \
                           Set REDIS_URL, or list your variables in REDIS_STUNNEL_URLS";

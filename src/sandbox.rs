@@ -1,15 +1,15 @@
-//! The sandbox: after COMMAND's start, Landlock rules deny the launcher all rights that it no
-//! longer needs (<https://docs.kernel.org/userspace-api/landlock.html>). Then an attacker who
-//! exploits a flaw in the TLS library or the resolver cannot start programs, write files or read
-//! the app's files.
+//! Restricts the launcher by a sandbox: after COMMAND's start, Landlock rules deny the launcher all
+//! rights that the launcher no longer needs
+//! (<https://docs.kernel.org/userspace-api/landlock.html>). An attacker who exploits a flaw in the
+//! TLS library or the resolver then cannot start programs, write files or read the app's files.
 //!
 //! The launcher applies the rules after COMMAND's start, so that COMMAND inherits neither the rules
 //! nor no_new_privs.
 //!
-//! Rules restrict the thread that applies them, and the threads that this thread starts later. So
-//! threads that started before COMMAND call [`enter`] to apply the rules. From ABI version 8 on,
-//! the main thread can restrict all threads at once, even a thread that waits for a slow reader of
-//! the log.
+//! Landlock rules restrict the thread that applies the rules, and the threads that this thread
+//! starts later. So threads that started before COMMAND call [`enter`] to apply the rules. From
+//! version 8 of Landlock's interface (ABI) on, the main thread can restrict all threads at once,
+//! even a thread that waits for a slow reader of the log.
 
 use std::cell::Cell;
 use std::fmt;
@@ -24,20 +24,22 @@ use landlock::{
     RulesetError, Scope, path_beneath_rules,
 };
 
-/// The setting `--sandbox`.
+/// The value of `--sandbox`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SandboxMode {
-    /// Restrict the launcher with all rules that the kernel supports.
+    /// Restricts the launcher by all rules that the kernel supports, even if the kernel supports
+    /// none.
     Auto,
     Off,
-    /// Start COMMAND only if a trial of the sandbox succeeds.
+    /// Starts COMMAND only if a trial of the sandbox succeeds.
     Require,
 }
 
-/// Files and directories that name lookups and OpenSSL read. The list contains directories, because
-/// a rule for a file does not apply to a new file that is renamed to this file's name. The C
-/// library and OpenSSL load libraries late: modules for lookups (nss(5)), and OpenSSL's providers.
-/// OpenSSL reads /dev/null instead of its default bundle of CA certificates.
+/// The files and directories that name lookups and OpenSSL read. The list contains directories,
+/// because a rule for a file does not apply to a new file that later replaces this file. The list
+/// contains directories of libraries, because the C library loads modules for lookups (nss(5)) and
+/// OpenSSL loads providers after the sandbox has started. OpenSSL reads /dev/null instead of its
+/// default bundle of CA certificates.
 const READABLE: &[&str] = &[
     "/etc",
     "/run/systemd/resolve",
@@ -53,13 +55,14 @@ const READABLE: &[&str] = &[
     "/usr/local/lib",
     "/dev/null",
 ];
-/// Files of the resolver that may be symbolic links into other directories.
+/// The files that the resolver reads, and that may be symbolic links into other directories.
 const RESOLVER_FILES: &[&str] =
     &["/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/gai.conf"];
-/// The port for DNS over TCP, which the resolver uses if a reply is too large for UDP.
+/// The TCP port for DNS. The resolver uses DNS over TCP if a reply is too large for UDP.
 const DNS_PORT: u16 = 53;
 
-/// Rights that old versions of Landlock cannot deny. Each has the first ABI version that can.
+/// The rights that old versions of Landlock cannot deny. Each right comes with the first ABI
+/// version that can deny the right.
 const ADDED: &[(ABI, &str)] = &[
     (ABI::V3, "truncating files"),
     (ABI::V4, "TCP to other ports"),
@@ -70,30 +73,31 @@ const ADDED: &[(ABI, &str)] = &[
 /// The rights that the launcher keeps in the sandbox.
 #[derive(Debug, Clone, Default)]
 pub struct Rights {
-    /// TCP ports to which the launcher connects, in addition to the port for DNS.
+    /// The TCP ports to which the launcher may connect, in addition to the port for DNS.
     pub ports: Vec<u16>,
-    /// Files and directories that the launcher reads, in addition to [`READABLE`].
+    /// The files and directories that the launcher may read, in addition to [`READABLE`].
     pub read: Vec<PathBuf>,
-    /// The directory of the launcher's Unix sockets. The launcher removes this directory at the
-    /// end.
+    /// The directory that contains the launcher's Unix sockets. The launcher removes this directory
+    /// when the launcher ends.
     pub sockets: Option<PathBuf>,
 }
 
-/// The sandbox's state.
+/// The state of the launcher's sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
     /// The setting turns the sandbox off, or the launcher has not applied the rules yet.
     Off,
-    /// Landlock is unavailable, for this reason.
+    /// The system does not have Landlock. The text is the reason.
     Unavailable(&'static str),
-    /// The kernel has Landlock, but refused the rules, for this reason.
+    /// The kernel has Landlock, but refused the rules. The text is the reason.
     Failed(String),
-    /// Landlock restricts the launcher, with the rules that this ABI version supports.
+    /// Landlock restricts the launcher by the rules that this version of Landlock's ABI supports.
     Landlock(ABI),
 }
 
 static STATE: OnceLock<State> = OnceLock::new();
-/// The rules that [`enter`] applies. Empty until the launcher's main thread has applied the rules.
+/// The rules that the function [`enter`] applies. Empty until the launcher's main thread has
+/// applied the rules.
 static RULES: OnceLock<RulesetCreated> = OnceLock::new();
 
 thread_local! {
@@ -101,8 +105,8 @@ thread_local! {
 }
 
 impl Rights {
-    /// Tries the rules on a thread that ends at once. Returns the state that the sandbox would
-    /// have.
+    /// Applies the rules to a new thread that ends at once, as a trial. Returns the state that the
+    /// sandbox would have.
     pub fn try_out(&self) -> State {
         let attempt = || {
             let tried = self.rules().and_then(RulesetCreated::restrict_self);
@@ -114,8 +118,8 @@ impl Rights {
         })
     }
 
-    /// Applies the rules to this thread, and to all other threads from ABI version 8 on. Before ABI
-    /// version 8, each other thread must call [`enter`].
+    /// Applies the rules to this thread. From Landlock's ABI version 8 on, also applies the rules
+    /// to all other threads. On older versions, each other thread must call [`enter`].
     pub fn keep_only(&self) -> &'static State {
         let state = self.restrict().map_or_else(failed, State::of);
         STATE.get_or_init(|| state)
@@ -138,13 +142,14 @@ impl Rights {
         let rules: RulesetCreated = Ruleset::default()
             .handle_access(AccessFs::from_all(ABI::V5))?
             .handle_access(AccessNet::from_all(ABI::V4))?
-            // Scope::Signal is missing here, because the launcher must send signals to COMMAND.
+            // The scope `Signal` is left out, because the launcher must send signals to COMMAND.
             .scope(Scope::AbstractUnixSocket)?
             .create()?
             .add_rules(path_beneath_rules(self.readable(), read))?
             .add_rules::<_, _, _, RulesetError>(ports)?
             .add_rules(path_beneath_rules(sockets, AccessFs::ReadDir | AccessFs::RemoveFile))?;
-        // To remove a directory, the launcher needs a right to the parent directory.
+        // The launcher needs a right to the parent of the directory of sockets, so that the
+        // launcher can remove this directory.
         let parent = sockets.and_then(Path::parent);
         rules.add_rules(path_beneath_rules(parent, BitFlags::from(AccessFs::RemoveDir)))
     }
@@ -152,14 +157,15 @@ impl Rights {
     fn readable(&self) -> impl Iterator<Item = PathBuf> {
         let fixed = READABLE.iter().map(PathBuf::from);
         let linked = RESOLVER_FILES.iter().filter_map(|file| directory_of(Path::new(file)));
-        // The variable HOSTALIASES contains the path of a file of host names (hostname(7)).
+        // The variable HOSTALIASES contains the path of a file with aliases of host names
+        // (hostname(7)).
         let aliases = std::env::var_os("HOSTALIASES").map(PathBuf::from);
         fixed.chain(linked).chain(aliases).chain(self.read.iter().cloned())
     }
 }
 
 /// Follows the symbolic links in `path`, and returns the directory of the resulting file. Returns
-/// the file itself if its directory is the root directory.
+/// the file itself if the file is in the root directory.
 pub fn directory_of(path: &Path) -> Option<PathBuf> {
     let file = path.canonicalize().ok()?;
     let directory = file.parent()?;
@@ -170,7 +176,7 @@ pub fn directory_of(path: &Path) -> Option<PathBuf> {
 /// has already called `enter`.
 ///
 /// # Errors
-/// If the kernel refuses the rules.
+/// Returns an error if the kernel refuses the rules.
 pub fn enter() -> io::Result<()> {
     match RULES.get() {
         Some(rules) if !HAS_ENTERED.replace(true) => {
@@ -180,7 +186,7 @@ pub fn enter() -> io::Result<()> {
     }
 }
 
-/// The state of this launcher's sandbox.
+/// Returns the state of this launcher's sandbox.
 pub fn state() -> &'static State {
     STATE.get().unwrap_or(&State::Off)
 }
@@ -200,7 +206,7 @@ impl State {
         }
     }
 
-    /// The ABI version of Landlock, if the rules apply.
+    /// Returns the version of Landlock's ABI, if Landlock restricts the launcher.
     pub fn abi(&self) -> Option<u32> {
         match self {
             State::Landlock(abi) => Some(*abi as u32),
@@ -208,8 +214,8 @@ impl State {
         }
     }
 
-    /// Rights that the launcher keeps although it does not need them, because this kernel cannot
-    /// deny them.
+    /// Returns the unneeded rights that the launcher keeps, because this kernel's version of
+    /// Landlock cannot deny these rights.
     pub fn missing(&self) -> Vec<&'static str> {
         let State::Landlock(abi) = self else { return Vec::new() };
         ADDED.iter().filter(|(since, _)| since > abi).map(|(_, right)| *right).collect()

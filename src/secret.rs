@@ -1,12 +1,12 @@
-//! Text that must not be printed.
+//! Keeps passwords and keys out of logs and errors.
 
 use std::fmt;
 
-/// The text shown in place of a secret.
+/// The text that is shown in place of a secret.
 pub const MASK: &str = "***";
 
-/// Secret text. `Debug` and `Display` show [`MASK`] instead, so that no log, error or panic can
-/// print the text by mistake. Empty text is not masked.
+/// A secret text. `Debug` and `Display` show [`MASK`] instead of the text, so that no log, error or
+/// panic can print the text by mistake. An empty text is not masked.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -15,7 +15,7 @@ impl Secret {
         Secret(text.into())
     }
 
-    /// The secret text itself.
+    /// Returns the secret text itself.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -33,20 +33,21 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The text that errors show in place of a secret value: the value's length.
+/// Returns the text that errors show in place of the secret `value`. The text contains only the
+/// value's length.
 pub fn hidden(value: &str) -> String {
     format!("a value of {} bytes, not shown", value.len())
 }
 
-/// Shows a value that is normally public, such as a path or a pin, in an error message. If the
-/// value looks like PEM, a key or a URL, the user has set the wrong variable, and the value is not
-/// shown.
+/// Returns the text that an error shows for `value`, which is normally public, such as a path or a
+/// pin. If the value looks like PEM text, a key or a URL, the user probably set the wrong variable,
+/// so the error does not show the value.
 pub fn shown(value: &str) -> String {
     const LONGEST: usize = 255;
     const SHORTEST_KEY: usize = 40;
     let misplaced = ["-----BEGIN", "://", "@"].iter().any(|mark| value.contains(mark));
-    // The base64 text of a key begins with M. The shortest key has 64 characters: an Ed25519 key in
-    // PKCS#8 (RFC 8410).
+    // The base64 text of a private key begins with M. The shortest private key is an Ed25519 key in
+    // PKCS#8, whose text has 64 characters (RFC 8410).
     let is_key = value.starts_with('M') && value.len() >= SHORTEST_KEY && !value.contains('.');
     if misplaced || is_key || value.len() > LONGEST || value.chars().any(char::is_control) {
         hidden(value)

@@ -7,7 +7,7 @@ pub fn printable(text: &str) -> String {
     text.chars().map(|c| if is_unprintable(c) { '?' } else { c }).collect()
 }
 
-/// True if `c` is a control character, or changes the direction of text (UAX #9).
+/// Returns true if `c` is a control character, or changes the direction of text (UAX #9).
 pub fn is_unprintable(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -1,11 +1,12 @@
-//! Threads for work that blocks: name lookups, and preparing TLS.
+//! Runs work that blocks a thread: name lookups, and loading certificates and keys.
 //!
 //! Tokio also has threads for blocking work, but tokio panics if the system refuses to start a
-//! thread. Then an app that reaches its limit of processes (RLIMIT_NPROC) would lose every new
-//! connection.
+//! thread. With tokio's threads, an app that reaches its limit of processes (RLIMIT_NPROC) would
+//! lose every new connection.
 //!
-//! One permanent thread starts before COMMAND. Further threads start on demand, so that a name
-//! server that does not answer delays no other tunnel. These threads end when they are idle.
+//! One permanent thread starts before COMMAND. Further threads start on demand, so that a silent
+//! name server delays only the tunnels that need this name server. The further threads end after
+//! some idle time.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
@@ -19,14 +20,17 @@ use nix::errno::Errno;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
-/// Maximum number of threads, as in tokio. Many threads may wait for a silent name server.
+/// The maximum number of threads, which is tokio's default. The number is high, because many
+/// threads may wait for a silent name server.
 const MOST_THREADS: usize = 512;
-/// The time without work after which a thread ends, unless it is the permanent thread.
+/// The time after which a thread without work ends, unless the thread is the permanent thread.
 const IDLE: Duration = Duration::from_secs(10);
-/// If the system refuses a new thread, a job waits at most this long for a busy thread.
+/// The maximum time for which a job waits for a busy thread, if the system refuses to start a new
+/// thread.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Work for a thread. Each job must add a permit to `free` before it sends its result.
+/// The work that a thread does. Each job must add a permit to `free` before the job sends its
+/// result.
 type Job = Box<dyn FnOnce() + Send>;
 
 static THREADS: LazyLock<Threads> = LazyLock::new(|| {
@@ -37,24 +41,26 @@ static THREADS: LazyLock<Threads> = LazyLock::new(|| {
 struct Threads {
     give: Sender<Job>,
     take: Receiver<Job>,
-    /// One permit for each idle thread.
+    /// The semaphore that has one permit for each idle thread.
     free: Semaphore,
-    /// One permit for each further thread that the limit allows.
+    /// The semaphore that has one permit for each thread that may still be started under
+    /// [`MOST_THREADS`].
     places: Semaphore,
 }
 
-/// Starts the permanent thread. The caller must not have started COMMAND yet, because later the
-/// system may refuse a thread. Ignores an error, because each job then tries to start a thread.
+/// Starts the permanent thread. The caller must call this function before COMMAND starts, because
+/// the system may refuse a thread later. Ignores an error, because without a permanent thread each
+/// job tries to start a thread.
 pub fn keep_one_ready() {
     if THREADS.start(Duration::MAX).is_ok() {
         THREADS.free.add_permits(1);
     }
 }
 
-/// The addresses of `host`, which is a name or an IP address.
+/// Looks up the addresses of `host`, which is a name or an IP address.
 ///
 /// # Errors
-/// The resolver's error, or EAGAIN if no thread is idle and no thread can be started.
+/// Returns the resolver's error, or EAGAIN if no thread is idle and no thread can be started.
 pub async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
@@ -62,19 +68,20 @@ pub async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
     run(move || (host.as_str(), port).to_socket_addrs().map(Iterator::collect)).await?
 }
 
-/// Runs `work`, which may block, on one of these threads.
+/// Runs `work`, which may block, on a thread of this module.
 ///
 /// # Errors
-/// EAGAIN if no thread is idle and no thread can be started.
+/// Returns EAGAIN if no thread is idle and no thread can be started.
 pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     THREADS.claim().await?;
     let (reply, result) = oneshot::channel();
     let job: Job = Box::new(move || {
-        // The panic hook has already logged a panic of `work`.
+        // If `work` panics, the panic hook logs the panic.
         let done = catch_unwind(AssertUnwindSafe(work));
-        // Add the permit before the reply, so that the caller's next job can use this thread.
+        // Add the permit before sending the reply, so that the caller's next job can use this
+        // thread.
         THREADS.free.add_permits(1);
-        // Ignore the error: the caller may no longer wait for the result.
+        // Ignore the error, because the caller may no longer wait for the result.
         drop(reply.send(done));
     });
     THREADS.give.send(job).expect("the receiver lives as long as the sender");
@@ -85,7 +92,7 @@ pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -
 }
 
 impl Threads {
-    /// Finds an idle thread or starts a thread, for one job, which the caller must give at once.
+    /// Finds an idle thread or starts a thread for one job. The caller must send the job at once.
     async fn claim(&'static self) -> io::Result<()> {
         if let Ok(permit) = self.free.try_acquire() {
             permit.forget();
@@ -101,7 +108,8 @@ impl Threads {
         }
     }
 
-    /// Starts a thread that ends after the time `idle` without work. Adds no permit to `free`.
+    /// Starts a thread that ends when the thread has had no work for the time `idle`. Adds no
+    /// permit to `free`.
     fn start(&'static self, idle: Duration) -> io::Result<()> {
         let place = self.places.try_acquire().map_err(|_| Errno::EAGAIN)?;
         let started = thread::Builder::new().name("blocking".to_owned()).spawn(move || {
@@ -116,7 +124,8 @@ impl Threads {
             if let Ok(job) = self.take.recv_timeout(idle) {
                 job();
             } else if let Ok(permit) = self.free.try_acquire() {
-                // The thread has taken back its own permit, so no job waits for this thread.
+                // The thread has taken its own permit from `free`, so no job can expect this thread
+                // to run it.
                 permit.forget();
                 return;
             }
@@ -159,7 +168,7 @@ mod tests {
         for _ in 0..10_000 {
             threads.insert(run(|| thread::current().id()).await.unwrap());
         }
-        // Other tests of this process use a few threads at the same time.
+        // Other tests in this process may use a few threads at the same time.
         assert!(threads.len() < 5, "{threads:?}");
     }
 }

@@ -1,4 +1,5 @@
-//! The command line. clap splits it into the options that [`options`] declares, and COMMAND.
+//! Parses the command line. clap splits the command line into COMMAND and the options that
+//! [`options`] declares.
 //!
 //! clap does not check the values of the options. [`super::reader`] checks them, so that a wrong
 //! option is reported together with all other mistakes.
@@ -17,7 +18,7 @@ use crate::tls;
 
 const COMMAND: &str = "command";
 
-/// The task that the command line selects.
+/// The task that the launcher performs. The command line selects the task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Task {
     Run,
@@ -27,8 +28,9 @@ pub enum Task {
     Status,
 }
 
-/// The tasks other than running COMMAND, each with its option and help. If the user gives several
-/// of these options, the launcher performs the first task in this table.
+/// The tasks other than running COMMAND, each with the option that selects the task, and the
+/// option's help. If the user gives several of these options, the launcher performs only the task
+/// that comes first in this table.
 const TASKS: [(Task, &str, &str); 4] = [
     (Task::Check, "check", "Examine every tunnel, print a report and exit"),
     (
@@ -51,7 +53,7 @@ const TASKS: [(Task, &str, &str); 4] = [
 ];
 
 impl Task {
-    /// The option that selects this task; `None` for [`Task::Run`].
+    /// Returns the option that selects this task, or `None` for [`Task::Run`].
     pub fn option(self) -> Option<&'static str> {
         TASKS.into_iter().find(|(task, ..)| *task == self).map(|(_, option, _)| option)
     }
@@ -62,9 +64,9 @@ impl Task {
 pub struct Invocation {
     matches: ArgMatches,
     pub task: Task,
-    /// True if the user gave the retired option, which has no effect.
+    /// True if the user gave the retired option `--spares`, which has no effect.
     pub retired_option: bool,
-    /// COMMAND and its arguments; not empty for [`Task::Run`].
+    /// COMMAND and its arguments. This list is not empty if the task is [`Task::Run`].
     pub command: Vec<OsString>,
 }
 
@@ -72,8 +74,8 @@ impl Invocation {
     /// Parses a command line that begins with the program's name.
     ///
     /// # Errors
-    /// If the command line cannot be parsed. clap also reports `--help` and `--version` as errors,
-    /// with exit code 0.
+    /// Returns an error if the command line cannot be parsed. clap also reports `--help` and
+    /// `--version` as errors, with exit code 0.
     pub fn parse_from(
         words: impl IntoIterator<Item = OsString>,
     ) -> Result<Invocation, clap::Error> {
@@ -87,20 +89,20 @@ impl Invocation {
         })
     }
 
-    /// The value of `setting`'s option, if the user gave the option.
+    /// Returns the value of `setting`'s option, if the user gave the option.
     pub fn option(&self, setting: &Declaration) -> Option<&OsStr> {
         self.matches.get_one::<OsString>(&setting.option()?).map(OsString::as_os_str)
     }
 }
 
-/// The command line that the launcher accepts: [`command`] and the retired option. The man page and
-/// the shell completions do not show the retired option.
+/// Returns the parser for the launcher's command line. In addition to the options of [`command`],
+/// the parser accepts the retired option, which the man page and the shell completions do not show.
 fn parser() -> Command {
     let retired = Arg::new(options::RETIRED_OPTION).long(options::RETIRED_OPTION);
     command().arg(retired.value_parser(value_parser!(OsString)).hide(true))
 }
 
-/// The command line as the man page and the shell completions show it.
+/// Returns the definition of the command line that the man page and the shell completions show.
 pub fn command() -> Command {
     Command::new("start-stunnel")
         .version(env!("CARGO_PKG_VERSION"))
@@ -139,7 +141,7 @@ fn setting_arg(option: String, setting: &'static Declaration) -> Arg {
         .action(ArgAction::Set)
         .allow_negative_numbers(true)
         .hide_short_help(!setting.is_common)
-        // The man page has only long help texts for options that -h does not list.
+        // For options that -h does not list, the man page shows only the long help text.
         .long_help(help.clone())
         .help(help);
     let arg = match setting.is_pem {
@@ -168,8 +170,9 @@ fn task_arg((task, option, help): (Task, &'static str, &'static str)) -> Arg {
         .conflicts_with(COMMAND)
 }
 
-/// Parses the value of an option for PEM. PEM text begins with hyphens. Any other word that begins
-/// with a hyphen is an error, because the word is the next option, and the value is missing.
+/// Parses the value of an option that expects PEM text or a path. PEM text begins with hyphens. Any
+/// other word that begins with a hyphen is an error, because the word is the next option and the
+/// user forgot the value.
 fn pem_value() -> impl TypedValueParser<Value = OsString> {
     OsStringValueParser::new().try_map(|value| {
         let bytes = value.as_bytes();
@@ -216,35 +219,40 @@ fn manual() -> &'static str {
     }
 }
 
-/// The version, and below it OpenSSL's version, the target and the commit of this build.
+/// Returns the text of `--version`: the launcher's version, and below it the version of OpenSSL,
+/// and the target and the commit of this build.
 fn long_version() -> String {
     format!(
         "{}\n{}, {}, {}",
         env!("CARGO_PKG_VERSION"),
         tls::openssl_version(),
         target(),
-        // Only bin/package sets this variable, because each commit causes a rebuild if it is set.
+        // Only bin/package sets START_STUNNEL_COMMIT, because the variable causes a rebuild after
+        // each commit.
         option_env!("START_STUNNEL_COMMIT")
             .map_or("not a release".to_owned(), |commit| format!("commit {commit}")),
     )
 }
 
-/// The target of this build, as in the names of release archives, for example `x86_64-linux-gnu`.
+/// Returns the target of this build as the names of release archives contain it, for example
+/// `x86_64-linux-gnu`.
 fn target() -> String {
     let libc = if cfg!(target_env = "musl") { "musl" } else { "gnu" };
     format!("{}-{}-{libc}", env::consts::ARCH, env::consts::OS)
 }
 
-/// Hides words of the command line in clap's error, because the words may be secrets.
+/// Hides the words that clap's error quotes from the command line, because the words may be
+/// secrets.
 fn without_secrets(mut error: clap::Error) -> clap::Error {
     if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
         && !value.is_empty()
     {
-        // clap adds quotes, too.
+        // Remove the quotes that clap puts around some values, because `shown` adds quotes.
         let value = shown(value).trim_matches('\'').to_owned();
         error.insert(ContextKind::InvalidValue, ContextValue::String(value));
     }
-    // Without a space, `--pin $REDIS_URL` becomes an unknown option that contains the URL.
+    // If the user forgets the space in `--pin $REDIS_URL`, clap reports an unknown option whose
+    // name contains the URL.
     let is_name = |word: &str| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
     if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg)
         && !is_name(word)
@@ -252,7 +260,8 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
     {
         let shown = format!("an option of {} bytes, not shown", word.len());
         error.insert(ContextKind::InvalidArg, ContextValue::String(shown));
-        // clap's suggestion of a similar option would show the word again.
+        // Remove clap's suggestion of a similar option, because the suggestion would quote the
+        // hidden word.
         error.remove(ContextKind::Suggested);
     }
     error

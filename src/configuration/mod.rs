@@ -1,10 +1,10 @@
 //! Reads the command line and the environment into a [`Configuration`], or reports every mistake.
 //!
 //! [`options`] declares the settings, with the parsers in [`values`]. [`cli`] derives the command
-//! line from them. [`sources`] finds a setting's value in an option or a variable. [`reader`] reads
-//! the settings for all URLs, and collects the mistakes. [`trust`] reads the trust settings of a
-//! URL. [`variables`] finds the Redis URLs, and plans their tunnels ([`plan`]). [`spelling`] finds
-//! misspelt settings.
+//! line from the declarations. [`sources`] finds a setting's value in an option or a variable.
+//! [`reader`] reads the settings for all URLs, and collects the mistakes. [`trust`] reads the trust
+//! settings of a URL. [`variables`] finds the Redis URLs, and plans their tunnels ([`plan`]).
+//! [`spelling`] finds misspelt settings.
 
 pub mod cli;
 pub mod options;
@@ -28,7 +28,8 @@ pub use sources::ConfigError;
 use sources::Sources;
 pub use values::is_variable_name;
 
-/// Everything that the user configured.
+/// The settings, Redis URLs and planned tunnels that the launcher has read from the user's
+/// configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Configuration {
     pub settings: Settings,
@@ -38,7 +39,7 @@ pub struct Configuration {
 /// Reads all settings and Redis URLs. Call this only if the launcher is not disabled.
 ///
 /// # Errors
-/// All mistakes, at least one.
+/// Returns the list of all mistakes in the configuration, if there is at least one mistake.
 pub fn read(
     invocation: &Invocation,
     environment: &Environment,
@@ -68,21 +69,21 @@ fn read_on(
     }
 }
 
-/// The retired settings that the user sets.
+/// Returns the retired options and variables that the user still sets.
 fn retired(invocation: &Invocation, environment: &Environment) -> Vec<String> {
     let option = invocation.retired_option.then(|| format!("--{}", options::RETIRED_OPTION));
     let variable = lookup(environment, options::RETIRED_VARIABLE);
     option.into_iter().chain(variable.map(|_| options::RETIRED_VARIABLE.to_owned())).collect()
 }
 
-/// The log settings for errors that prevent the start. The level ignores `--log-level`, so that the
-/// user always sees these errors. If `--log-format` is wrong, the format is the default.
+/// Returns the log settings for errors that prevent COMMAND's start. Ignores `--log-level`, so that
+/// the user always sees these errors. If `--log-format` is wrong, uses the default format.
 pub fn log_settings_for_errors(invocation: &Invocation, environment: &Environment) -> LogSettings {
     let sources = Sources { invocation, environment, variable: None };
     LogSettings { level: LevelFilter::ERROR, format: sources.read(&options::LOG_FORMAT) }
 }
 
-/// True if `--enabled` is false. If so, no other setting is read.
+/// Returns true if `--enabled` is false. In this case, the launcher reads no other setting.
 pub fn is_disabled(invocation: &Invocation, environment: &Environment) -> bool {
     !Sources { invocation, environment, variable: None }.read(&options::ENABLED)
 }

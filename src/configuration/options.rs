@@ -1,5 +1,5 @@
-//! Declares every setting once: option, variable, default, help and parser. The command line,
-//! `--help`, the man page, the reader, the settings for one URL and the table in
+//! Declares every setting once, with its option, variable, default, help text and parser. The
+//! command line, `--help`, the man page, the reader, the settings for one URL and the table in
 //! `docs/configuration.md` are derived from these declarations.
 
 use std::num::NonZeroUsize;
@@ -17,36 +17,38 @@ use crate::supervisor::ForwardSignals;
 use crate::tls::{Pin, Verify};
 use crate::tunnel::{Listen, PortTaken};
 
-/// Everything about a setting that does not depend on its type.
+/// The parts of a setting's declaration that do not depend on the type of the setting's value.
 #[derive(Debug)]
 pub struct Declaration {
-    /// The variable that sets the same value as the option.
+    /// The environment variable that sets the same value as the option.
     pub variable: &'static str,
-    /// The variable's name in Heroku's retired Redis buildpack. The launcher still
-    /// accepts the old name.
+    /// The name that the variable had in Heroku's retired Redis buildpack. The launcher still
+    /// accepts this old name.
     pub old_variable: Option<&'static str>,
-    /// The default, as a user would write it. Empty: the setting is unset by default.
+    /// The default, as a user would write it. Empty if the setting is unset by default.
     pub default: &'static str,
     /// The text that the help shows as the default, if `default` cannot describe it.
     default_shown: Option<&'static str>,
-    /// The name of the option's value in the help. Empty: the setting has no option.
+    /// The name that the help shows for the option's value, for example `PORT`. Empty if the
+    /// setting has no option.
     pub value_name: &'static str,
     pub help: &'static str,
-    /// The heading above the option in `--help`.
+    /// The heading under which `--help` shows the option.
     pub heading: &'static str,
-    /// True if the short help (`-h`) lists the option.
+    /// True if the short help, which `-h` prints, lists the option.
     pub is_common: bool,
-    /// True if the setting can also be set for a single URL: with the prefix `<VAR>_`, the variable
-    /// applies only to the URL in `<VAR>`.
+    /// True if the user can also set the setting for a single URL. A variable with the prefix
+    /// `<VAR>_` applies only to the URL in `<VAR>`.
     pub is_per_url: bool,
-    /// True if the value is PEM text, or the path of a PEM file.
+    /// True if the setting's value is PEM text, or the path of a PEM file.
     pub is_pem: bool,
-    /// Checks a value, but does not read a file that the value names. The error lists the accepted
-    /// forms.
+    /// A function that checks a value, but does not read a file that the value names. The
+    /// function's error lists the accepted forms.
     pub check: fn(&str) -> Result<(), &'static str>,
 }
 
-/// A setting, and the parser for its value. The parser's error lists the accepted forms.
+/// The declaration of a setting, with the parser for the setting's value. The parser's error lists
+/// the accepted forms.
 #[derive(Debug)]
 pub struct Setting<T> {
     pub declaration: Declaration,
@@ -54,13 +56,14 @@ pub struct Setting<T> {
 }
 
 impl<T> Setting<T> {
-    /// The default, parsed.
+    /// Returns the parsed default.
     pub fn default(&self) -> T {
         (self.parse)(self.declaration.default).expect("the default is valid")
     }
 }
 
-/// Declares a constant for each setting below its heading, and `ALL`, the list of all settings.
+/// Declares a constant for each setting, and the list `ALL` of all settings. The settings are
+/// grouped under the headings of `--help`.
 macro_rules! settings {
     ($(
         [$heading:ident]
@@ -85,12 +88,13 @@ macro_rules! settings {
             };
         )+)+
 
-        /// Every setting, in the order of `--help`.
+        /// All settings, in the order in which `--help` shows them.
         pub const ALL: &[&Declaration] = &[$($(&$name.declaration),+),+];
     };
 }
 
-/// The values of the fields that a declaration does not mention.
+/// Returns a declaration with default values for the fields that a setting's declaration does not
+/// mention.
 const fn plain(variable: &'static str) -> Declaration {
     Declaration {
         variable,
@@ -110,8 +114,8 @@ const fn plain(variable: &'static str) -> Declaration {
 /// The variables in which the launcher looks for Redis URLs by default.
 pub const DISCOVERED: &str = "REDIS_URL HEROKU_REDIS_* REDIS_ENDPOINT_*_URL";
 
-/// A retired option and its variable. For one release, the launcher warns about them instead of
-/// refusing to start.
+/// The name of an option that no longer exists. For one release, the launcher warns about the
+/// option and its variable instead of refusing to start.
 pub const RETIRED_OPTION: &str = "spares";
 pub const RETIRED_VARIABLE: &str = "STUNNEL_SPARES";
 
@@ -203,7 +207,7 @@ settings! {
         is_per_url: true,
         is_pem: true,
     }
-    /// This setting has no option, because a CA bundle is too long for a command line.
+    /// The setting `CA_PEM` has no option, because a CA bundle is too long for a command line.
     CA_PEM: String = values::text, {
         is_per_url: true,
         is_pem: true,
@@ -310,36 +314,38 @@ settings! {
     }
 }
 
-/// Every setting that has an option, with its name, in the order of `--help`.
+/// Returns every setting that has an option, with the option's name, in the order in which `--help`
+/// shows them.
 pub fn with_option() -> impl Iterator<Item = (String, &'static Declaration)> {
     ALL.iter().filter_map(|declaration| Some((declaration.option()?, *declaration)))
 }
 
-/// Every setting that can be set for a single URL.
+/// Returns every setting that the user can set for a single URL.
 pub fn for_one_url() -> impl Iterator<Item = &'static Declaration> {
     ALL.iter().copied().filter(|declaration| declaration.is_per_url)
 }
 
 impl Declaration {
-    /// The option's name, without dashes, for example `port-offset` for `STUNNEL_PORT_OFFSET`;
-    /// `None`: the setting has only a variable.
+    /// Returns the option's name without dashes, for example `port-offset` for
+    /// `STUNNEL_PORT_OFFSET`. Returns `None` if the setting has no option.
     pub fn option(&self) -> Option<String> {
         let (_, name) = self.variable.split_once("STUNNEL_")?;
         (!self.value_name.is_empty()).then(|| name.to_ascii_lowercase().replace('_', "-"))
     }
 
-    /// The default as the help shows it; `None`: the setting is unset.
+    /// Returns the default as the help shows it. Returns `None` if the setting is unset by default.
     pub fn default_shown(&self) -> Option<&'static str> {
         self.default_shown.or((!self.default.is_empty()).then_some(self.default))
     }
 
-    /// The variable that applies to all URLs, and its old name if there is one.
+    /// Returns the variable that sets this setting for all URLs, and the variable's old name if
+    /// there is one.
     pub fn variables(&self) -> impl Iterator<Item = &'static str> + use<> {
         [Some(self.variable), self.old_variable].into_iter().flatten()
     }
 
-    /// The name of this setting for the URL in `variable` alone, for example
-    /// `CACHE_URL_STUNNEL_VERIFY` for `STUNNEL_VERIFY` and `CACHE_URL`.
+    /// Returns the variable that applies this setting only to the URL in `variable`. For example,
+    /// if `variable` is `CACHE_URL`, the variable for `--verify` is `CACHE_URL_STUNNEL_VERIFY`.
     pub fn for_one(&self, variable: &str) -> String {
         format!("{variable}_{}", self.variable)
     }

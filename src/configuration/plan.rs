@@ -1,4 +1,4 @@
-//! The planned tunnels, and the variables that will lead to these tunnels.
+//! Describes the planned tunnels, and the variables whose URLs will lead to these tunnels.
 
 use std::collections::BTreeSet;
 
@@ -7,52 +7,54 @@ use crate::redis_url::{Credentials, Local, RedisUrl, UrlText};
 use crate::secret::Secret;
 use crate::tunnel::Route;
 
-/// The suffix of a variable's copy: `REDIS_URL_STUNNEL` holds the same local URL as `REDIS_URL`.
+/// The suffix that the launcher appends to a variable's name to make a second variable with the
+/// same local URL: for example, `REDIS_URL_STUNNEL` is a copy of `REDIS_URL`.
 pub const COPY_SUFFIX: &str = "_STUNNEL";
 
-/// A variable whose URL gets a tunnel.
+/// An environment variable whose Redis URL gets a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tunnelled {
     pub variable: String,
-    /// The variable's value, as the launcher found it.
+    /// The value that the variable had before the launcher replaced it by a local URL.
     pub value: Secret,
-    /// The index of the tunnel in [`Plan::routes`].
+    /// The index of the variable's tunnel in [`Plan::routes`].
     pub route: usize,
     pub url: RedisUrl,
 }
 
-/// Variables and options without an effect.
+/// Lists of variables and options that have no effect.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unused {
-    /// Variables that hold a Redis URL, but get no tunnel, because the launcher does not look for
-    /// them and the user does not list them.
+    /// Variables that hold a Redis URL, but get no tunnel, because neither the launcher's default
+    /// list nor the user's list contains the variables.
     pub other_urls: Vec<String>,
-    /// Variables whose names look like settings, but are no settings.
+    /// Variables whose names look like names of settings, but are unknown.
     pub unknown: Vec<String>,
-    /// Settings for a single variable that holds no Redis URL.
+    /// Settings for the URL in a single variable, if this variable holds no Redis URL.
     pub without_url: Vec<String>,
-    /// Retired options and variables.
+    /// Options and variables that existed in earlier versions, and that the user still sets.
     pub retired: Vec<String>,
 }
 
-/// The tunnels to open, and the variables that hold Redis URLs.
+/// The plan of the tunnels that the launcher opens, and of the variables that hold Redis URLs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     pub routes: Vec<Route>,
-    /// The pool mode of each route, in the order of `routes`.
+    /// The pool mode of each tunnel, in the order of `routes`.
     pub pools: Vec<PoolMode>,
-    /// The variables whose servers are not authenticated, unless the user chose `verify=none`.
+    /// The variables whose servers the launcher does not authenticate, although the user did not
+    /// choose `verify=none` for these variables.
     pub unauthenticated: Vec<String>,
     pub tunnelled: Vec<Tunnelled>,
-    /// The variables whose URLs need no tunnel, each with its value. Secrets in the values are
+    /// The names and values of the variables whose URLs need no tunnel. Secrets in the values are
     /// masked.
     pub(super) untouched: Vec<(String, String)>,
     pub unused: Unused,
 }
 
 impl Plan {
-    /// Finds a route with the same upstream and the same settings, or else adds `route`. Returns
-    /// the index of that route.
+    /// Finds a route in the plan with the same upstream and the same settings as `route`, or else
+    /// adds `route` to the plan. Returns the index of the found or added route.
     pub fn share(&mut self, route: Route, pool: PoolMode) -> usize {
         let same = |(known, known_pool): (&Route, &PoolMode)| {
             known.upstream == route.upstream
@@ -69,30 +71,30 @@ impl Plan {
         self.routes.len() - 1
     }
 
-    /// True if any variable holds a Redis URL, with or without a tunnel.
+    /// Returns true if any variable holds a Redis URL, with or without a tunnel.
     pub fn found_urls(&self) -> bool {
         self.variables().next().is_some()
     }
 
-    /// The names of all variables that hold a Redis URL.
+    /// Returns the names of all variables that hold a Redis URL.
     pub fn variables(&self) -> impl Iterator<Item = &str> {
         let tunnelled = self.tunnelled.iter().map(|tunnelled| tunnelled.variable.as_str());
         tunnelled.chain(self.untouched())
     }
 
-    /// The names of the variables whose URLs need no tunnel.
+    /// Returns the names of the variables whose URLs need no tunnel.
     pub fn untouched(&self) -> impl Iterator<Item = &str> {
         self.untouched.iter().map(|(name, _)| name.as_str())
     }
 
-    /// User and password of the first of this route's URLs that has a password.
+    /// Returns the user and the password from the first URL of this route that contains a password.
     pub fn credentials(&self, route: usize) -> Option<Credentials> {
         let mut urls = self.tunnelled.iter().filter(|tunnelled| tunnelled.route == route);
         urls.find_map(|tunnelled| tunnelled.url.credentials())
     }
 
-    /// The numbers of the databases in this route's URLs, each once, without database 0, which
-    /// every server has.
+    /// Returns the numbers of the databases that this route's URLs select. The list contains each
+    /// number once, but not 0, because every server has database 0.
     pub fn databases(&self, route: usize) -> Vec<String> {
         let urls = self.tunnelled.iter().filter(|tunnelled| tunnelled.route == route);
         let named = urls.filter_map(|tunnelled| tunnelled.url.database());
@@ -100,8 +102,8 @@ impl Plan {
         other.map(str::to_owned).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// The names and values of the variables to set in COMMAND's environment. `locals` are the
-    /// addresses of the tunnels.
+    /// Returns the names and values of the variables that the launcher must set in COMMAND's
+    /// environment. `locals` are the local addresses of the tunnels.
     pub fn changes(&self, locals: &[Local]) -> impl Iterator<Item = (String, UrlText)> {
         self.tunnelled.iter().flat_map(|Tunnelled { variable, route, url, .. }| {
             let local = url.local(&locals[*route]);
@@ -109,8 +111,8 @@ impl Plan {
         })
     }
 
-    /// A line `NAME=value` for each Redis variable in COMMAND's environment, with masked passwords.
-    /// `locals` are the addresses of the tunnels.
+    /// Returns a line `NAME=value` for each Redis variable in COMMAND's environment, with masked
+    /// passwords. `locals` are the local addresses of the tunnels.
     pub fn describe(&self, locals: &[Local]) -> Vec<String> {
         let tunnelled = self.changes(locals).map(|(name, url)| format!("{name}={}", url.shown));
         let untouched = self.untouched.iter().map(|(name, shown)| format!("{name}={shown}"));

@@ -1,4 +1,4 @@
-//! Reads the settings that apply to the launcher or to all URLs, and collects the mistakes.
+//! Reads the settings that apply to the launcher or to all URLs, and collects the user's mistakes.
 
 use std::time::Duration;
 
@@ -15,30 +15,32 @@ use crate::tls::pem::ClientIdentity;
 use crate::tls::roots::RootsProblem;
 use crate::tunnel::{ConnectionSettings, Listen, PortTaken, SettingNames};
 
-/// The variable with the port on which Heroku and other platforms expect the app to listen:
-/// <https://devcenter.heroku.com/articles/dynos#local-environment-variables>.
+/// The variable that contains the port on which Heroku and other platforms expect the app to
+/// listen: <https://devcenter.heroku.com/articles/dynos#local-environment-variables>.
 const PORT: &str = "PORT";
 
-/// The settings that apply to the launcher or to all URLs.
+/// The values of the settings that apply to the launcher or to all URLs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     pub listen: Listen,
-    /// The local port of the first tunnel; 0: the kernel chooses all ports.
+    /// The local port of the first tunnel. If the value is 0, the kernel chooses the ports of all
+    /// tunnels.
     pub listen_port: u16,
     pub port_taken: PortTaken,
     pub connection: ConnectionSettings,
     pub status_address: Option<StatusAddress>,
-    /// The launcher logs metrics at this interval; `None`: never.
+    /// The interval at which the launcher logs metrics. `None` if the launcher logs no metrics.
     pub metrics_interval: Option<Duration>,
     pub forward_signals: ForwardSignals,
     pub sandbox: SandboxMode,
     pub log: LogSettings,
-    /// The names of the options and variables that the user has set, for errors.
+    /// The names of the options and variables that the user has set. Error messages contain these
+    /// names.
     names: SettingNames,
 }
 
 impl Settings {
-    /// The option or variable to name in an error about `setting`.
+    /// Returns the name of the option or variable that an error about `setting` mentions.
     pub fn name_of<T>(&self, setting: &'static Setting<T>) -> &str {
         self.names.of(setting.declaration.variable)
     }
@@ -48,11 +50,12 @@ impl Settings {
     }
 }
 
-/// A function that checks whether the system has CA certificates.
+/// The type of a function that checks whether the system has CA certificates.
 pub type SystemRoots = fn() -> Result<(), RootsProblem>;
 
-/// Collects the mistakes in the configuration. In place of a wrong value, the reader continues with
-/// the default, so that it finds all mistakes. COMMAND does not start if there is a mistake.
+/// Reads settings, and collects the mistakes in the configuration. After a wrong value, the reader
+/// continues with the setting's default, so that the reader finds all mistakes. If there is a
+/// mistake, the launcher does not start COMMAND.
 pub struct Reader<'a> {
     pub sources: Sources<'a>,
     pub system_roots: SystemRoots,
@@ -67,20 +70,21 @@ impl<'a> Reader<'a> {
         Reader { sources, system_roots, mistakes: Vec::new(), general_ca, general_identity }
     }
 
-    /// Adds a mistake, unless it is known already.
+    /// Adds `mistake` to the list of mistakes, unless the list already contains this mistake.
     pub fn report(&mut self, mistake: ConfigError) {
         if !self.mistakes.contains(&mistake) {
             self.mistakes.push(mistake);
         }
     }
 
-    /// Returns the value in `result`. If `result` is a mistake, reports it and returns `None`.
+    /// Returns the value in `result`. If `result` is a mistake, reports the mistake and returns
+    /// `None`.
     pub fn check<T>(&mut self, result: Result<T, ConfigError>) -> Option<T> {
         result.map_err(|mistake| self.report(mistake)).ok()
     }
 
-    /// Reports every mistake in the option and the variables that set `setting` for all URLs. If
-    /// the option is valid, the variables are not read.
+    /// Reports each mistake in the option and in the variables that set `setting` for all URLs.
+    /// Does not read the variables if the option is valid.
     pub fn check_setting(&mut self, setting: &'static Declaration) {
         let option = self.sources.option(setting).map(|option| self.check(option.check()));
         if option == Some(Some(())) {
@@ -125,11 +129,11 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reports a mistake if the status page would use the app's port.
+    /// Reports a mistake if the launcher's status page would use the port on which the app listens.
     fn check_status_port(&mut self) {
         let address = &options::STATUS_ADDRESS;
         let page = self.sources.read(address).as_ref().and_then(StatusAddress::port);
-        // The app interprets PORT, so a PORT that is no number is no mistake for the launcher.
+        // Only the app uses PORT, so the launcher ignores a PORT that is not a number.
         let app = lookup(self.sources.environment, PORT)
             .and_then(|port| port.to_str()?.trim().parse::<u16>().ok());
         if let Some(port) = page.filter(|_| page == app)

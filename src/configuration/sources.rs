@@ -1,4 +1,5 @@
-//! Finds the value of a setting: for one URL, in an option, or in a variable.
+//! Finds the value of a setting in a variable for a single URL, in an option, or in the variable
+//! for all URLs.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -9,16 +10,18 @@ use crate::environment::{Environment, lookup};
 use crate::secret::shown;
 use crate::tunnel::SettingNames;
 
-/// The two settings for CA bundles.
+/// The declarations of the two settings that can contain a CA bundle.
 pub const CA_SETTINGS: [&Declaration; 2] =
     [&options::CA_FILE.declaration, &options::CA_PEM.declaration];
 
-/// A mistake in the configuration. Its text contains no secret.
+/// A mistake that the user made in the configuration. The text of the mistake contains no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
-    /// The option (`--verify`) or variable (`STUNNEL_VERIFY`) at fault.
+    /// The name of the option or variable with the mistake, for example `--verify` or
+    /// `STUNNEL_VERIFY`.
     pub name: String,
-    /// The problem and its solution, as the rest of a sentence that begins with the name.
+    /// The rest of a sentence that begins with `name`. The sentence explains the problem and its
+    /// solution.
     pub problem: String,
 }
 
@@ -34,9 +37,9 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// A value that the user has set.
+/// A value that the user has set for a setting.
 pub struct Found<'a> {
-    /// The option or variable that holds the value.
+    /// The name of the option or variable that holds the value.
     pub name: String,
     pub value: &'a OsStr,
     pub setting: &'static Declaration,
@@ -50,7 +53,7 @@ impl Found<'_> {
     /// Checks the value, but does not read a file that the value names.
     ///
     /// # Errors
-    /// If the value is invalid.
+    /// Returns an error if the value is invalid.
     pub fn check(&self) -> Result<(), ConfigError> {
         self.parse(self.setting.check)
     }
@@ -58,8 +61,8 @@ impl Found<'_> {
     /// Parses the value.
     ///
     /// # Errors
-    /// If the value is invalid. An option's value must not be empty, because an empty value would
-    /// silently override the variable.
+    /// Returns an error if the value is invalid. An option with an empty value is also an error,
+    /// because the empty value would silently override the variable.
     pub fn parse<T>(&self, parse: fn(&str) -> Result<T, &'static str>) -> Result<T, ConfigError> {
         if self.value.is_empty() && self.name.starts_with("--") {
             return Err(self.wrong(
@@ -73,18 +76,19 @@ impl Found<'_> {
     }
 }
 
-/// The command line and the environment, from which the settings for one URL or for all URLs are
-/// read.
+/// The command line and the environment, from which the launcher reads the settings for one URL or
+/// for all URLs.
 #[derive(Clone, Copy)]
 pub struct Sources<'a> {
     pub invocation: &'a Invocation,
     pub environment: &'a Environment,
-    /// The variable with the URL whose settings are read; `None`: settings for all URLs.
+    /// The variable that holds the URL whose settings the launcher reads. `None` if the launcher
+    /// reads the settings for all URLs.
     pub variable: Option<&'a str>,
 }
 
 impl<'a> Sources<'a> {
-    /// The same sources, for the settings of the URL in `variable`.
+    /// Returns the same sources, but for reading the settings of the URL in `variable`.
     pub fn for_url<'b>(self, variable: &'b str) -> Sources<'b>
     where
         'a: 'b,
@@ -92,23 +96,23 @@ impl<'a> Sources<'a> {
         Sources { variable: Some(variable), ..self }
     }
 
-    /// The value of `setting`; the default if the value is unset or wrong.
+    /// Returns the value of `setting`, or the default if the value is unset or wrong.
     pub fn read<T>(&self, setting: &'static Setting<T>) -> T {
         let read =
             self.find(&setting.declaration).and_then(|found| found.parse(setting.parse).ok());
         read.unwrap_or_else(|| setting.default())
     }
 
-    /// The value that the user has set. A value for this URL takes precedence over the option, and
-    /// the option over the variable.
+    /// Returns the value that the user has set for `setting`. A value for a single URL takes
+    /// precedence over the option, and the option takes precedence over the variable for all URLs.
     pub fn find(&self, setting: &'static Declaration) -> Option<Found<'a>> {
         let found = self.own(setting).or_else(|| self.option(setting));
         found.or_else(|| self.variables(setting).into_iter().next())
     }
 
-    /// The value for this URL alone. If the user sets only one of the two CA settings for this URL,
-    /// the value of the other CA setting is empty, because this one setting
-    /// replaces both general CA settings.
+    /// Returns the value that the user has set for only the URL in `self.variable`. If the user
+    /// sets only one of the two CA settings for a URL, returns an empty value for the other CA
+    /// setting, because a CA setting for one URL replaces both CA settings for all URLs.
     pub fn own(&self, setting: &'static Declaration) -> Option<Found<'a>> {
         let variable = self.variable.filter(|_| setting.is_per_url)?;
         let of = |setting: &Declaration| lookup(self.environment, &setting.for_one(variable));
@@ -123,7 +127,8 @@ impl<'a> Sources<'a> {
         Some(Found { name: format!("--{}", setting.option()?), value, setting })
     }
 
-    /// The values of the setting's variable and of its old variable, without unset variables.
+    /// Returns the values of the setting's variable and of the variable with the setting's old
+    /// name, without unset variables.
     pub fn variables(&self, setting: &'static Declaration) -> Vec<Found<'a>> {
         let found = |name: &str| {
             Some(Found { name: name.to_owned(), value: lookup(self.environment, name)?, setting })
@@ -131,7 +136,8 @@ impl<'a> Sources<'a> {
         setting.variables().filter_map(found).collect()
     }
 
-    /// The names of all options and variables whose values [`Sources::find`] returns.
+    /// Returns the names of the options and variables that set the values which [`Sources::find`]
+    /// finds.
     pub fn names(&self) -> SettingNames {
         let set = options::ALL.iter().filter_map(|setting| self.find(setting));
         SettingNames {

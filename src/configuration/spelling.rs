@@ -1,4 +1,5 @@
-//! Finds misspelt and unknown settings, because a typo must never weaken security.
+//! Finds settings with misspelt or unknown names, because a typing error must never weaken
+//! security.
 
 use std::ffi::OsStr;
 
@@ -12,11 +13,11 @@ use super::trust;
 use crate::environment::lookup;
 use crate::names;
 
-/// The largest edit distance between a misspelt name and the setting's name.
+/// The maximum edit distance at which a name counts as a misspelt name of a setting.
 const MOST_EDITS: usize = 2;
-/// The beginning of the variables that apply to all URLs.
+/// The prefix of every variable that applies to all URLs.
 const PREFIX: &str = "STUNNEL_";
-/// The text that separates `<VAR>` and the setting in a name such as `<VAR>_STUNNEL_POOL`.
+/// The text between `<VAR>` and the setting's name in a variable such as `<VAR>_STUNNEL_POOL`.
 const INFIX: &str = "_STUNNEL_";
 
 /// Reports misspelt settings, and adds settings without an effect to `plan.unused`.
@@ -54,15 +55,15 @@ fn is_general(name: &str) -> bool {
     current.any(|known| known == name) || name == options::RETIRED_VARIABLE
 }
 
-/// Returns `<VAR>` if `name` is a setting for one URL, such as `<VAR>_STUNNEL_VERIFY`.
+/// Returns `<VAR>` if `name` is a setting for a single URL, such as `<VAR>_STUNNEL_VERIFY`.
 fn owner(name: &str) -> Option<&str> {
     let owner = |setting: &Declaration| name.strip_suffix(setting.variable)?.strip_suffix('_');
     options::for_one_url().find_map(owner).filter(|owner| !owner.is_empty())
 }
 
-/// The setting that the user probably means by `name`: the setting with the most similar name that
-/// is not set itself, and for which `value` would be valid. If an old name is the most similar,
-/// returns the current name of that setting.
+/// Returns the setting that the user probably means by `name`. This is the setting with the most
+/// similar name, of all settings that the user has not set and for which `value` would be valid. If
+/// the most similar name is a setting's old name, returns the setting's current name.
 fn intended(name: &str, value: &OsStr, sources: Sources<'_>) -> Option<String> {
     let unset = options::ALL.iter().filter(|setting| sources.find(setting).is_none());
     let general = unset.flat_map(|setting| {
@@ -85,7 +86,8 @@ fn is_close(name: &str, setting: &str) -> bool {
     name.len().abs_diff(setting.len()) <= MOST_EDITS && osa_distance(name, setting) <= MOST_EDITS
 }
 
-/// True if `value` would be valid for `setting`. If `value` names a file, reads the file, too.
+/// Returns true if `value` would be valid for `setting`. If `value` names a file, the file's
+/// contents must be valid, too.
 fn is_valid(setting: &'static Declaration, value: &OsStr) -> bool {
     let found = Found { name: String::new(), value, setting };
     found.check().is_ok() && (!setting.is_pem || trust::read_pem(&found).is_ok())
@@ -96,7 +98,8 @@ mod tests {
     use super::super::plan::Unused;
     use super::super::tests::{environment, read};
 
-    /// The variables among `pairs` that have no effect, or the errors about misspelt settings.
+    /// Returns the variables among `pairs` that have no effect, or the errors about misspelt
+    /// settings.
     fn unused(options: &[&str], pairs: &[(&str, &str)]) -> Result<Unused, Vec<String>> {
         read(options, &environment(pairs)).map(|configuration| configuration.plan.unused)
     }
@@ -126,18 +129,18 @@ mod tests {
     #[test]
     fn unknown_name_without_a_similar_setting_is_no_error() {
         for (options, pairs) in [
-            // More than two edits separate the name from a setting.
+            // No setting's name is within two edits of this name.
             (&[][..], &[("STUNNEL_VRFY_IT", "full")][..]),
-            // The value would be invalid for the similar setting.
+            // The value would be invalid for the setting with the most similar name.
             (&[], &[("STUNNEL_PORT", "tcp://10.0.0.1:6379")]),
             (&[], &[("STUNNEL_PINS", "hunter2")]),
             (&[], &[("STUNNEL_CAFILE", "/no/such")]),
             (&[], &[("REDIS_STUNNEL_URL", "redis://h")]),
-            // The similar setting is set, too.
+            // The user has also set the setting with a similar name, STUNNEL_VERIFY.
             (&[], &[("STUNNEL_VERFIY", "full"), ("STUNNEL_VERIFY", "ca")]),
             (&[], &[("STUNNEL_LOGLEVL", "info"), ("STUNNEL_LOGLEVEL", "debug")]),
             (&["--verify", "ca"], &[("STUNNEL_VERFIY", "full")]),
-            // STUNNEL_LISTEN_PORT cannot be set for a single URL.
+            // The setting STUNNEL_LISTEN_PORT cannot be set for a single URL.
             (&[], &[("REDIS_URL_STUNNEL_LISTEN_PORT", "1")]),
         ] {
             let unused = unused(options, pairs).unwrap();

@@ -15,7 +15,7 @@ pub fn environment(pairs: &[(&str, &str)]) -> Environment {
     pairs.iter().map(|(name, value)| (name.into(), value.into())).collect()
 }
 
-/// Reads a configuration. The system counts as having CA certificates.
+/// Reads a configuration, as if the system had CA certificates.
 pub fn read(options: &[&str], environment: &Environment) -> Result<Configuration, Vec<String>> {
     let words = ["start-stunnel"].iter().chain(options).chain(&["true"]);
     let invocation =
@@ -32,8 +32,8 @@ pub fn ports(ports: impl IntoIterator<Item = u16>) -> Vec<Local> {
     ports.into_iter().map(Local::Port).collect()
 }
 
-/// Reads `options` and `pairs`, with a Redis URL in `CACHE_URL`. Returns the configuration, and the
-/// trust settings for that URL.
+/// Reads a configuration from the options `options`, the variables `pairs`, and a Redis URL in
+/// `CACHE_URL`. Returns the configuration and the trust settings for this URL.
 fn settings(
     options: &[&str],
     pairs: &[(&str, &str)],

@@ -17,23 +17,24 @@ use crate::tls::pem::{self, ClientIdentity};
 use crate::tls::{Trust, Verify};
 use crate::tunnel::SettingNames;
 
-/// The maximum size of a PEM file in bytes: many times the size of a bundle with all public CAs.
+/// The maximum size of a PEM file in bytes. A bundle with all public CAs is many times smaller.
 const LONGEST_PEM: u64 = 16 << 20;
 
 const CLIENT_SETTINGS: [&Declaration; 2] =
     [&options::CLIENT_CERT.declaration, &options::CLIENT_KEY.declaration];
 
 impl Reader<'_> {
-    /// Reads the CAs, the client certificate and the key that apply to all URLs. Each file is read
-    /// only once, because a pipe can be read only once. Reports mistakes even if no URL uses the
-    /// file.
+    /// Reads the CAs, the client certificate and the key that apply to all URLs. Reads each file
+    /// only once, because the file may be a pipe. Reports mistakes in a file even if no URL uses
+    /// the file.
     pub fn read_general_pem(&mut self) {
         self.general_ca = self.authorities(self.sources);
         self.general_identity = self.identity(self.sources);
     }
 
-    /// The trust settings for the URL in `sources.variable`. `setting_names` are the names of
-    /// the URL's settings. `in_url` are the TLS parameters in the URL's query.
+    /// Returns the trust settings for the URL in `sources.variable`. `setting_names` are the names
+    /// of the options and variables that apply to the URL. `in_url` are the TLS parameters in the
+    /// URL's query.
     pub fn trust(
         &mut self,
         sources: Sources<'_>,
@@ -70,8 +71,8 @@ impl Reader<'_> {
         }
     }
 
-    /// The CAs for one URL. CA settings for this URL replace the general CA settings, and both
-    /// replace the CA file in the URL's query.
+    /// Returns the CAs to trust for a single URL. CA settings for this URL take precedence over the
+    /// CA settings for all URLs, and both take precedence over the CA file in the URL's query.
     fn authorities_for(
         &mut self,
         sources: Sources<'_>,
@@ -89,8 +90,8 @@ impl Reader<'_> {
         }
     }
 
-    /// The certificates of all configured CA bundles; `None` if no bundle is configured. A wrong
-    /// bundle counts as configured.
+    /// Returns the certificates from all configured CA bundles, or `None` if no CA bundle is
+    /// configured. A bundle with a mistake counts as configured.
     fn authorities(&mut self, sources: Sources<'_>) -> Option<Vec<X509>> {
         let bundles: Vec<_> = CA_SETTINGS.iter().filter_map(|ca| find(sources, ca)).collect();
         let all = bundles.iter().filter_map(|found| self.check(certificates(found))).flatten();
@@ -98,7 +99,7 @@ impl Reader<'_> {
         (!bundles.is_empty()).then_some(all)
     }
 
-    /// The client certificate with its key; `None` if the settings are unset or wrong.
+    /// Returns the client certificate with its key, or `None` if the settings are unset or wrong.
     fn identity(&mut self, sources: Sources<'_>) -> Option<ClientIdentity> {
         let found = CLIENT_SETTINGS.map(|setting| find(sources, setting));
         let pem = found.each_ref().map(|found| self.check(read_pem(found.as_ref()?)));
@@ -118,7 +119,7 @@ impl Reader<'_> {
     }
 }
 
-/// The value of a setting; `None` if the value is unset or empty.
+/// Returns the value of `setting`, or `None` if the value is unset or empty.
 fn find<'a>(sources: Sources<'a>, setting: &'static Declaration) -> Option<Found<'a>> {
     sources.find(setting).filter(|found| !found.value.is_empty())
 }
@@ -134,10 +135,11 @@ fn incomplete(given: &Found<'_>, absent: &Declaration) -> ConfigError {
     ConfigError::new(absent.variable, problem)
 }
 
-/// Reads the PEM text in a setting, or in the file that the setting names.
+/// Returns the PEM text that a setting contains, or the PEM text in the file that the setting
+/// names.
 ///
 /// # Errors
-/// If the value is no PEM text and names no readable file.
+/// Returns an error if the value is not PEM text and is not the path of a readable file.
 pub fn read_pem(found: &Found<'_>) -> Result<String, ConfigError> {
     if let Some(text) = found.value.to_str().filter(|text| pem::is_pem(text)) {
         return Ok(pem::with_line_ends(text));
@@ -165,9 +167,9 @@ pub fn read_pem(found: &Found<'_>) -> Result<String, ConfigError> {
     )))
 }
 
-/// Shows a path in an error. Users sometimes paste a key without its BEGIN and END lines where a
-/// path is expected. So if the setting is for a key (`may_be_key`), the error shows the value only
-/// if the value begins like a path.
+/// Returns the text that an error shows for `path`. Users sometimes paste a key without its BEGIN
+/// and END lines where a path is expected. So if the setting expects a key (`may_be_key`), the
+/// error shows the value only if the value begins like a path.
 fn path_shown(path: &str, may_be_key: bool) -> String {
     match may_be_key && !path.starts_with(['/', '~', '.']) {
         true => hidden(path),

@@ -1,5 +1,6 @@
-//! Parsers for the values of settings. The error of each parser lists the accepted forms, for a
-//! message such as "is 'x'; expected LIST". The list never contains the user's text.
+//! Parses the values of settings. The error of each parser lists the accepted forms, so that the
+//! caller can write a message such as "is 'x'; expected LIST". The list never contains the user's
+//! text.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -9,7 +10,8 @@ use crate::redis_url;
 use crate::status::StatusAddress;
 use crate::tls::Pin;
 
-/// The setting `--rediss`, for `rediss://` and `valkeys://` URLs.
+/// The value of `--rediss`, which decides how the launcher treats `rediss://` and `valkeys://`
+/// URLs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rediss {
     Tunnel,
@@ -20,7 +22,8 @@ pub fn text(text: &str) -> Result<String, &'static str> {
     Ok(text.to_owned())
 }
 
-/// Parses text that is not empty. Empty text means that the setting is unset.
+/// Parses `text` with `parse`, but returns `None` for empty text, which means that the setting is
+/// unset.
 fn optional<T>(
     text: &str,
     parse: impl FnOnce(&str) -> Result<T, &'static str>,
@@ -28,8 +31,9 @@ fn optional<T>(
     if text.is_empty() { Ok(None) } else { parse(text).map(Some) }
 }
 
-/// Finds `text`, in upper or lower case, among the words in `expected`, for example "off, on or
-/// auto". `values` are the values of these words, in the same order.
+/// Finds `text` among the words in `expected`, for example "off, on or auto", and returns the
+/// word's value. Ignores upper and lower case. `values` are the values of the words, in the same
+/// order.
 pub fn one_of<T>(
     text: &str,
     expected: &'static str,
@@ -90,7 +94,8 @@ pub fn status_address(text: &str) -> Result<Option<StatusAddress>, &'static str>
     optional(text, |text| StatusAddress::parse(text).ok_or(EXPECTED))
 }
 
-/// Parses 0 or a time of at least one second. Shorter times would fill the log.
+/// Parses the time between two metrics lines: 0 or at least one second. A shorter time would fill
+/// the log.
 pub fn interval(text: &str) -> Result<Option<Duration>, &'static str> {
     const EXPECTED: &str = "a time of at least 1s, such as 60s, or 0 to log no metrics";
     let is_long = |interval: Duration| interval >= Duration::from_secs(1);
@@ -121,7 +126,7 @@ pub fn positive_duration(text: &str) -> Result<Duration, &'static str> {
         .ok_or("a time of more than zero, such as 500ms, 10s, 5m, 24h, or a bare number of seconds")
 }
 
-/// True if `--urls` accepts `name` as the name of a variable.
+/// Returns true if `--urls` accepts `name` as the name of a variable.
 pub fn is_variable_name(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }

@@ -1,5 +1,4 @@
-//! Finds the variables that hold Redis URLs, and decides for each variable whether it gets a
-//! tunnel.
+//! Finds the variables that hold Redis URLs, and decides which variables get a tunnel.
 
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
@@ -18,8 +17,8 @@ use crate::tunnel::{Route, SettingNames, Upstream};
 
 /// The variable that gets the first tunnel by default.
 const REDIS_URL: &str = "REDIS_URL";
-/// The domain of Heroku's PrivateLink endpoints, which speak TLS on the URL's own port:
-/// <https://devcenter.heroku.com/articles/heroku-redis-via-privatelink>.
+/// The domain of Heroku's PrivateLink endpoints. These servers speak TLS on the port that the URL
+/// contains: <https://devcenter.heroku.com/articles/heroku-redis-via-privatelink>.
 const PRIVATELINK_DOMAIN: &str = ".vpce.amazonaws.com";
 
 /// Plans the tunnels for the variables that the user lists, or else for the variables in
@@ -28,7 +27,7 @@ pub fn plan(reader: &mut Reader<'_>) -> Plan {
     let mut plan = Plan::default();
     let list = reader.sources.find(&options::URLS.declaration);
     let listed = list.as_ref().map(|list| list.parse(options::URLS.parse)).transpose();
-    // `Reader::check_setting` has already reported a mistake in the list.
+    // If the user's list is wrong, `Reader::check_setting` has already reported the mistake.
     let Ok(listed) = listed else { return plan };
     let list = list.map(|list| list.name);
     let names = listed.flatten().unwrap_or_else(|| discovered(reader.sources.environment));
@@ -38,8 +37,8 @@ pub fn plan(reader: &mut Reader<'_>) -> Plan {
     plan
 }
 
-/// Adds one variable to the plan, or reports a mistake. `list` is the option or variable with the
-/// user's list, if the user has listed this variable.
+/// Adds the variable `name` to the plan, or reports a mistake in its URL. If the user has listed
+/// this variable, `list` names the option or variable that contains the user's list.
 fn add(plan: &mut Plan, name: String, list: Option<&str>, reader: &mut Reader<'_>) {
     let environment = reader.sources.environment;
     if let Some(shown) = outer_tunnel(&name, environment) {
@@ -62,7 +61,8 @@ fn add(plan: &mut Plan, name: String, list: Option<&str>, reader: &mut Reader<'_
     plan.tunnelled.push(Tunnelled { variable, value: Secret::new(value), route, url });
 }
 
-/// The route for the URL in variable `name`; `None` after a mistake.
+/// Returns the route for `url`, which the variable `name` holds. Returns `None` after reporting a
+/// mistake.
 fn route(name: &str, url: &RedisUrl, reader: &mut Reader<'_>) -> Option<Route> {
     let sources = reader.sources.for_url(name);
     let in_url = url.tls_parameters().map_err(|problem| ConfigError::new(name, problem));
@@ -82,7 +82,7 @@ fn route(name: &str, url: &RedisUrl, reader: &mut Reader<'_>) -> Option<Route> {
     })
 }
 
-/// The variables that hold a Redis URL and are not in the plan.
+/// Returns the variables that hold a Redis URL but are not in the plan.
 pub fn others(plan: &Plan, environment: &Environment) -> Vec<String> {
     let is_url = |value: &OsString| value.to_str().is_some_and(has_scheme);
     environment
@@ -95,24 +95,26 @@ pub fn others(plan: &Plan, environment: &Environment) -> Vec<String> {
         .collect()
 }
 
-/// The variables in which the launcher looks for Redis URLs if the user lists no variables.
+/// Returns the variables in which the launcher looks for Redis URLs if the user lists no variables.
 fn discovered(environment: &Environment) -> Vec<String> {
     let discovered = environment
         .keys()
         .filter_map(|name| name.to_str())
         .filter(|name| name.starts_with("HEROKU_REDIS_") || is_endpoint(name))
         .filter(|name| !is_ours(name));
-    // The environment is a sorted map, so the names are in alphabetical order.
+    // The names of the variables are in alphabetical order, because the environment is a sorted
+    // map.
     std::iter::once(REDIS_URL).chain(discovered).map(str::to_owned).collect()
 }
 
-/// True if `name` belongs to start-stunnel: a setting, or a copy of a local URL.
+/// Returns true if the variable `name` belongs to start-stunnel, because it is a setting or holds a
+/// copy of a tunnel's local URL.
 fn is_ours(name: &str) -> bool {
     name.ends_with(COPY_SUFFIX) || name.contains("_STUNNEL_")
 }
 
-/// The value of variable `name`, secrets masked, if the value leads to another launcher's tunnel.
-/// That launcher has set the variable `<name>_STUNNEL` to the same value.
+/// Returns the URL in the variable `name`, with masked secrets, if the URL leads to another
+/// launcher's tunnel. The other launcher has set the variable `<name>_STUNNEL` to the same URL.
 fn outer_tunnel(name: &str, environment: &Environment) -> Option<String> {
     let value = lookup(environment, name)?;
     let copy = lookup(environment, &format!("{name}{COPY_SUFFIX}"))?;
@@ -125,13 +127,13 @@ fn outer_tunnel(name: &str, environment: &Environment) -> Option<String> {
     (is_local && !url.is_tls()).then(|| url.to_string())
 }
 
-/// True if `name` is a variable of Heroku's PrivateLink add-on.
+/// Returns true if Heroku's PrivateLink add-on sets the variable `name`.
 fn is_endpoint(name: &str) -> bool {
     name.strip_prefix("REDIS_ENDPOINT_").is_some_and(|rest| rest.ends_with("_URL"))
 }
 
-/// The URL in variable `name`, as text and parsed. `None`: the variable holds no Redis URL, and
-/// need not hold one.
+/// Returns the URL in the variable `name`, both as text and parsed. Returns `None` if the variable
+/// holds no Redis URL, and is not required to hold a Redis URL.
 fn url_in(
     name: &str,
     list: Option<&str>,
@@ -157,7 +159,8 @@ fn url_in(
     }
 }
 
-/// The upstream of `url`, and the offset that was added to the URL's port.
+/// Returns the server to which the tunnel for `url` connects, and the number that was added to the
+/// URL's port to get the server's port.
 fn upstream_of(
     name: &str,
     url: &RedisUrl,
@@ -186,7 +189,7 @@ fn upstream_of(
     }
 }
 
-/// True if `url` leads to one of Heroku's PrivateLink endpoints.
+/// Returns true if `url` leads to one of Heroku's PrivateLink endpoints.
 fn is_privatelink(name: &str, url: &RedisUrl) -> bool {
     is_endpoint(name)
         || matches!(&url.host, Host::Domain(host)
@@ -200,7 +203,7 @@ mod tests {
     use super::super::tests::{environment, plan, read};
     use super::*;
 
-    /// `NAME=upstream` for each variable that gets a tunnel.
+    /// Returns the text `NAME=upstream` for each variable that gets a tunnel.
     fn upstreams(plan: &Plan) -> Vec<String> {
         let upstream = |tunnelled: &Tunnelled| {
             format!("{}={}", tunnelled.variable, plan.routes[tunnelled.route].upstream)
@@ -208,7 +211,8 @@ mod tests {
         plan.tunnelled.iter().map(upstream).collect()
     }
 
-    /// Environment variables, and the server to which their tunnel leads.
+    /// Each row contains environment variables, and the server to which the tunnel for these
+    /// variables must lead.
     const UPSTREAMS: &[(&[(&str, &str)], &str)] = &[
         (&[("REDIS_URL", "redis://h:6379")], "h:6380"),
         (&[("REDIS_URL", "valkey://h:6379")], "h:6380"),

@@ -1,7 +1,7 @@
 //! Parses a Redis URL, shows it with masked passwords, and builds the URL of its tunnel.
 //!
-//! User, password, path and query stay as written, including percent-encoding. Only the host and
-//! the port are decoded, because the tunnel needs them.
+//! User, password, path and query stay as the user wrote them, including percent-encoding. Only the
+//! host and the port are decoded, because the tunnel needs the host and the port.
 
 mod query;
 
@@ -15,18 +15,20 @@ use crate::secret::{MASK, Secret};
 pub use query::UrlTlsParameters;
 use query::{key_of, without_tls_parameters};
 
-/// The default port, <https://www.iana.org/assignments/uri-schemes/prov/redis>.
+/// The port of a Redis URL that contains no port:
+/// <https://www.iana.org/assignments/uri-schemes/prov/redis>.
 pub const DEFAULT_PORT: u16 = 6379;
 
-/// The maximum length of a host name, with its final dot (RFC 1035 section 3.1).
+/// The maximum length of a host name in bytes, including its final dot (RFC 1035 section 3.1).
 const LONGEST_NAME: usize = 254;
 
 /// The scheme of a URL that leads to a Unix socket, as in redis-py, go-redis and ioredis:
 /// <https://redis.readthedocs.io/en/stable/connections.html>.
 pub const UNIX: &str = "unix";
-/// The query parameter with the number of the database, in the URL of a Unix socket.
+/// The query parameter that contains the number of the database in a URL that leads to a Unix
+/// socket.
 const DATABASE: &str = "db";
-/// The accepted form of a URL, for errors.
+/// The form of URL that the launcher accepts, as errors describe it.
 pub const FORM: &str = "redis://[USER]:[PASSWORD]@HOST[:PORT][/DATABASE], with the password \
                         percent-encoded: %2F for /, %3F for ?, %23 for #, %40 for @, %3A for :, \
                         %2C for a comma";
@@ -35,10 +37,10 @@ const WRONG_HOST: &str = "has a host that is neither a name (letters, digits, - 
                           address (IPv6 in brackets)";
 const WRONG_PORT: &str = "has a port that is not a number from 1 to 65535";
 
-/// The local address of a tunnel.
+/// The address at which a tunnel accepts app connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Local {
-    /// A port on 127.0.0.1.
+    /// The tunnel accepts connections on this port of 127.0.0.1.
     Port(u16),
     Socket(PathBuf),
 }
@@ -56,31 +58,32 @@ impl fmt::Display for Local {
 const SCHEMES: [(&str, &str); 4] =
     [("redis", "redis"), ("rediss", "redis"), ("valkey", "valkey"), ("valkeys", "valkey")];
 
-/// The scheme at the start of `value`, and the scheme of the same URL without TLS; `None`: `value`
-/// is no Redis URL. Ignores upper and lower case, and white space before the scheme.
+/// Returns the scheme at the start of `value`, and the scheme of the same URL without TLS. Returns
+/// `None` if `value` is not a Redis URL. Ignores the case of letters, and white space before the
+/// scheme.
 fn schemes_of(value: &str) -> Option<(&'static str, &'static str)> {
     let (word, _) = value.trim_start().split_once(':')?;
     SCHEMES.into_iter().find(|(scheme, _)| scheme.eq_ignore_ascii_case(word))
 }
 
-/// True if `value` begins like a Redis URL.
+/// Returns true if `value` begins with the scheme of a Redis URL.
 pub fn has_scheme(value: &str) -> bool {
     schemes_of(value).is_some()
 }
 
-/// User and password of a URL, percent-decoded.
+/// The percent-decoded user and password of a URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
     pub user: Option<Secret>,
     pub password: Secret,
 }
 
-/// The text of a URL.
+/// The text of a URL in two forms, with and without its secrets.
 #[derive(Debug, Clone)]
 pub struct UrlText {
     /// The whole URL, with its secrets.
     pub whole: Secret,
-    /// The URL with user, password, fragment and most of the query masked.
+    /// The URL with a mask in place of the user, the password, the fragment and most of the query.
     pub shown: String,
 }
 
@@ -89,26 +92,27 @@ pub struct UrlText {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisUrl {
     scheme: &'static str,
-    /// The scheme of the same URL without TLS.
+    /// The scheme that this URL would have without TLS.
     plaintext: &'static str,
-    /// The part of the authority up to its last `@`, as written; may be empty.
+    /// The part of the URL with user, password and `@`, as the user wrote this part. May be empty.
     userinfo: Secret,
     pub host: Host<String>,
     pub port: u16,
-    /// Path, with its leading slash, as written; may be empty.
+    /// The URL's path, including its leading slash, as the user wrote it. May be empty.
     path: String,
-    /// `?` and the query, as written; may be empty.
+    /// The URL's query, including the `?`, as the user wrote it. May be empty.
     query: Secret,
-    /// `#` and the fragment, as written; may be empty.
+    /// The URL's fragment, including the `#`, as the user wrote it. May be empty.
     fragment: Secret,
 }
 
 impl RedisUrl {
-    /// Parses `value` as a URL of RFC 3986 section 3.
+    /// Parses `value` as a URL with the syntax of RFC 3986 section 3.
     ///
     /// # Errors
-    /// The rest of a sentence that begins with the name of the variable. The text contains no part
-    /// of the value, because any part may be a password.
+    /// Returns an error if `value` is not a valid Redis URL. The error is the rest of a sentence
+    /// that begins with the name of the variable. The error contains no part of `value`, because
+    /// any part may be a password.
     pub fn parse(value: &str) -> Result<RedisUrl, &'static str> {
         let (scheme, plaintext) = schemes_of(value).ok_or(
             "does not begin with redis://, rediss://, valkey:// or valkeys:// (is there a quote at \
@@ -125,8 +129,8 @@ impl RedisUrl {
         let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         let (userinfo, host_and_port) =
             authority.split_at(authority.rfind('@').map_or(0, |at| at + 1));
-        // In a password that is not percent-encoded, characters such as / end the authority too
-        // early. The next checks detect such URLs.
+        // If the user did not percent-encode the password, a character such as / in the password
+        // ends the URL's authority too early. The checks below detect such URLs.
         let behind = userinfo.split_once('@').map_or("", |(_, behind)| behind);
         if rest.contains("://") || behind.contains([',', ';']) {
             return Err(
@@ -157,13 +161,13 @@ impl RedisUrl {
         Ok(RedisUrl { scheme, plaintext, userinfo, host, port, path, query, fragment })
     }
 
-    /// True if the scheme is `rediss` or `valkeys`.
+    /// Returns true if the URL's scheme is `rediss` or `valkeys`.
     pub fn is_tls(&self) -> bool {
         self.scheme != self.plaintext
     }
 
-    /// The URL for clients of the tunnel at `local`: this URL with the tunnel's address, a scheme
-    /// without TLS, and no TLS parameters.
+    /// Returns the URL with which the app connects to the tunnel at `local`: this URL, but with the
+    /// tunnel's address, a scheme without TLS, and no TLS parameters.
     pub fn local(&self, local: &Local) -> UrlText {
         let query = without_tls_parameters(self.query.expose());
         match local {
@@ -178,8 +182,9 @@ impl RedisUrl {
         }
     }
 
-    /// Adds the database in the URL's path to `query`. The path of the local URL is the socket's
-    /// path, so clients look for the database in the query.
+    /// Adds the number of the database from this URL's path to `query`. In a URL that leads to a
+    /// Unix socket, the path is the socket's path, so clients expect the number of the database in
+    /// the query.
     fn with_database(&self, query: String) -> String {
         let given = query.strip_prefix('?').unwrap_or_default();
         let is_named = given.split('&').any(|part| key_of(part) == DATABASE);
@@ -198,14 +203,14 @@ impl RedisUrl {
         UrlText { whole: Secret::new(whole), shown }
     }
 
-    /// The number of the database in the URL's path, as text.
+    /// Returns the text of the database number in the URL's path.
     pub fn database(&self) -> Option<&str> {
         let database = self.path.trim_matches('/');
         let is_number = !database.is_empty() && database.bytes().all(|byte| byte.is_ascii_digit());
         is_number.then_some(database)
     }
 
-    /// User and password; `None` if the URL has no password.
+    /// Returns the user and password, or `None` if the URL contains no password.
     pub fn credentials(&self) -> Option<Credentials> {
         let (user, password) = self.userinfo.expose().strip_suffix('@')?.split_once(':')?;
         let decoded = |text: &str| Secret::new(percent_decode_str(text).decode_utf8_lossy());
@@ -224,7 +229,8 @@ impl fmt::Display for RedisUrl {
 }
 
 /// Parses an IP address, or a host name of letters, digits, `-`, `.` (RFC 1123 section 2.1) and `_`
-/// (common in Docker). The `url` crate accepts more characters in names, such as `,` and `;`.
+/// (which is common in Docker). The `url` crate accepts more characters in names, such as `,` and
+/// `;`.
 pub fn parse_host(text: &str) -> Option<Host<String>> {
     let host = Host::parse(text).ok()?;
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
@@ -234,12 +240,14 @@ pub fn parse_host(text: &str) -> Option<Host<String>> {
     }
 }
 
-/// The host without the brackets of an IPv6 address, for name lookup and SNI.
+/// Returns the host without the brackets around an IPv6 address, because name lookup and SNI need
+/// this form.
 pub fn unbracketed(host: &Host<String>) -> String {
     host.to_string().trim_matches(['[', ']']).to_owned()
 }
 
-/// Splits `h:1`, `[::1]:1`, `h:` or `h` into host and port. A missing port is the default port.
+/// Splits a text such as `h:1`, `[::1]:1`, `h:` or `h` into host and port. If `authority` contains
+/// no port, returns the port [`DEFAULT_PORT`].
 fn split_port(authority: &str) -> Result<(&str, u16), &'static str> {
     let after_host = match authority.strip_prefix('[') {
         Some(rest) => rest.find(']').ok_or(WRONG_HOST)? + 2,
@@ -257,7 +265,7 @@ fn split_port(authority: &str) -> Result<(&str, u16), &'static str> {
     Ok((host, port))
 }
 
-/// Masks user and password in `USER:PASSWORD@`.
+/// Replaces user and password in the text `USER:PASSWORD@` by a mask.
 fn mask_userinfo(userinfo: &str) -> String {
     let Some(userinfo) = userinfo.strip_suffix('@') else { return String::new() };
     match userinfo.split_once(':') {
@@ -266,9 +274,9 @@ fn mask_userinfo(userinfo: &str) -> String {
     }
 }
 
-/// Masks the values of all parameters that are not known to be harmless, because some clients
-/// accept passwords in the query. `query` may also be a fragment: the text begins with `?` or `#`,
-/// or is empty.
+/// Masks the values of all parameters in `query`, except parameters that are known to be harmless,
+/// because some clients accept passwords in the query. `query` is a query that begins with `?`, a
+/// fragment that begins with `#`, or empty.
 fn mask_query(query: &str) -> String {
     const HARMLESS: [&str; 8] = [
         "db",

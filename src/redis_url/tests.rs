@@ -171,8 +171,8 @@ fn ssl_cert_reqs_in_the_url_sets_the_verify_level() {
     }
 }
 
-/// The parts of a URL that must stay as written: user and password, and the text from the path to
-/// the end.
+/// Returns the parts of a URL that the launcher must not change: the user and password, and the
+/// text from the path to the end.
 fn around_host(url: &str) -> (Option<&str>, &str) {
     let rest = url.split_once("://").unwrap().1;
     let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));

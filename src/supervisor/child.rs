@@ -1,4 +1,4 @@
-//! Starts COMMAND, or turns the launcher into COMMAND.
+//! Starts COMMAND as a child process, or replaces the launcher by COMMAND.
 
 use std::env;
 use std::ffi::{CString, OsStr, OsString};
@@ -18,25 +18,26 @@ use crate::system::inherited::Inherited;
 use crate::system::process::{Placement, Program};
 use crate::system::signals;
 
-/// The folders in which execvp(3) looks if PATH is unset.
+/// The folders in which execvp(3) searches for a program if the variable PATH is unset.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
-/// A running COMMAND.
+/// The process of COMMAND, which the launcher has started.
 #[derive(Debug, Clone, Copy)]
 pub struct Child {
     pub pid: Pid,
     pub placement: Placement,
-    /// Signals that the launcher received before COMMAND started and has not forwarded yet.
+    /// The signals that the launcher received before COMMAND started, and has not forwarded to
+    /// COMMAND yet.
     pub(super) missed: SigSet,
 }
 
 /// Starts COMMAND as a child process.
 ///
 /// # Errors
-/// If COMMAND cannot be executed.
+/// Returns an error if COMMAND cannot be executed.
 ///
 /// # Panics
-/// If `words` is empty.
+/// Panics if `words` is empty.
 pub fn spawn(
     words: &[OsString],
     mut environment: CommandEnvironment,
@@ -50,11 +51,11 @@ pub fn spawn(
     Ok(Child { pid, placement, missed })
 }
 
-/// Replaces the launcher's own stdin and stdout by /dev/null. While the launcher kept a pipe open,
-/// the process at the pipe's other end could not notice that COMMAND has closed the pipe.
+/// Replaces the launcher's own stdin and stdout by /dev/null. If the launcher kept a pipe open, the
+/// process at the pipe's other end could not notice when COMMAND closes the pipe.
 ///
 /// # Errors
-/// The error of open(2) or dup2(2).
+/// Returns the error of open(2) or dup2(2).
 pub fn close_own_streams() -> io::Result<()> {
     let nothing = File::options().read(true).write(true).open("/dev/null")?;
     dup2_stdin(&nothing)?;
@@ -62,8 +63,8 @@ pub fn close_own_streams() -> io::Result<()> {
     Ok(())
 }
 
-/// Replaces the launcher by COMMAND: same process, same pid. Returns only if COMMAND cannot be
-/// executed.
+/// Replaces the launcher by COMMAND, so that COMMAND runs in the same process with the same pid.
+/// Returns only if COMMAND cannot be executed.
 pub fn become_command(words: &[OsString], environment: CommandEnvironment) -> NotExecuted {
     if let Err(error) = Inherited::restore_before_exec() {
         return error.into();
@@ -72,8 +73,8 @@ pub fn become_command(words: &[OsString], environment: CommandEnvironment) -> No
     error
 }
 
-/// Executes `program` with the function `how`. If the program is a script without a `#!` line,
-/// executes /bin/sh with this script, as execvp(3) does.
+/// Executes `program` by calling the function `how`. If the program is a script without a `#!`
+/// line, executes /bin/sh with this script, as execvp(3) does.
 fn execute<T>(
     program: &mut Program,
     how: impl Fn(&mut Program) -> nix::Result<T>,
@@ -104,10 +105,11 @@ fn path(program: &Program) -> &Path {
     Path::new(OsStr::from_bytes(program.file.as_bytes()))
 }
 
-/// The path of the command `name`. A name that contains a slash is itself a path. Any other name is
-/// searched for in the folders of `path`, where an empty entry means the current folder. Skips
-/// files that this user may not execute, and scripts whose interpreter does not work, as execvp(3)
-/// does. If no folder contains a better file, returns a path whose execution fails.
+/// Returns the path of the command `name`. A name that contains a slash is itself a path. The
+/// launcher searches for any other name in the folders of `path`, where an empty entry means the
+/// current folder. Like execvp(3), the search skips files that this user may not execute, and
+/// scripts whose interpreter cannot be executed. If no folder contains a better file, returns a path
+/// whose execution fails.
 fn file(name: &OsStr, path: Option<&OsStr>) -> PathBuf {
     if name.is_empty() || name.as_bytes().contains(&b'/') {
         return name.into();
@@ -133,7 +135,8 @@ mod tests {
     #[test]
     fn a_command_is_looked_up_in_the_folders_of_path() {
         let found = |name: &str, path: &str| file(name.as_ref(), Some(path.as_ref()));
-        // cargo runs this test in the project's root folder.
+        // The relative path `./bin/setup` exists, because cargo runs this test in the project's
+        // root folder.
         assert_eq!(found("setup", "/etc::bin"), Path::new("./bin/setup"), "an executable file");
         assert_eq!(found("bin", "/etc::/x"), Path::new("./bin"), "an existing folder");
         assert_eq!(found("no-such-file", "/x:/y"), Path::new("/x/no-such-file"));

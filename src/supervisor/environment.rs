@@ -1,4 +1,5 @@
-//! COMMAND's environment: a copy of the launcher's environment, with a few changed variables.
+//! Builds COMMAND's environment, which is a copy of the launcher's environment with a few changed
+//! variables.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -7,46 +8,48 @@ use nix::unistd::Pid;
 
 use crate::system::process;
 
-/// systemd's variable for the pid of the process that may use systemd's sockets (sd_listen_fds(3)).
+/// The variable in which systemd passes the pid of the process that may use systemd's sockets
+/// (sd_listen_fds(3)).
 const LISTEN_PID: &str = "LISTEN_PID";
 
-/// systemd's variables that hold a pid. For WATCHDOG_PID, see sd_watchdog_enabled(3).
+/// The variables in which systemd passes a pid. sd_watchdog_enabled(3) explains WATCHDOG_PID.
 const PID_VARIABLES: [&str; 2] = [LISTEN_PID, "WATCHDOG_PID"];
 
-/// systemd's second identifier for the process in LISTEN_PID. Programs do not need this variable.
+/// The variable in which systemd passes a second identifier of the process in LISTEN_PID. Programs
+/// do not need this variable.
 const LISTEN_PIDFDID: &str = "LISTEN_PIDFDID";
 
-/// COMMAND's environment as a list of entries. A map would lose the order of the entries, duplicate
-/// entries, and entries without `=`.
+/// COMMAND's environment as a list of entries, because a map would lose the order of the entries,
+/// duplicate entries, and entries without `=`.
 #[derive(Clone)]
 pub struct CommandEnvironment {
     pub(super) entries: Vec<CString>,
 }
 
 impl CommandEnvironment {
-    /// A copy of the launcher's environment.
+    /// Returns a copy of the launcher's environment.
     pub fn of_launcher() -> CommandEnvironment {
         CommandEnvironment { entries: process::environment() }
     }
 
-    /// The value of the variable `name`. If there are several entries, the first one counts, as for
-    /// getenv(3).
+    /// Returns the value of the variable `name`. If the environment contains the variable several
+    /// times, returns the first value, as getenv(3) does.
     pub fn get(&self, name: &str) -> Option<&OsStr> {
         let value = self.entries.iter().find_map(|entry| value(entry, name))?;
         Some(OsStr::from_bytes(value))
     }
 
-    /// Sets the variable `name`. If there are several entries, replaces the first and removes the
-    /// others.
+    /// Sets the variable `name`. If the environment contains the variable several times, replaces
+    /// the first entry and removes the others.
     ///
     /// # Panics
-    /// If `new_value` contains a NUL.
+    /// Panics if `new_value` contains a NUL byte.
     pub fn set(&mut self, name: &str, new_value: impl Into<OsString>) {
         let entry = [name.as_bytes(), b"=", &new_value.into().into_vec()].concat();
         let entry = CString::new(entry).expect("environment variables contain no NUL byte");
         let place = self.entries.iter().position(|entry| value(entry, name).is_some());
         self.remove(name);
-        // `place` is still right, because all removed entries were at `place` or after it.
+        // The index `place` is still right, because `remove` has removed no entry before `place`.
         self.entries.insert(place.unwrap_or(self.entries.len()), entry);
     }
 
@@ -54,8 +57,9 @@ impl CommandEnvironment {
         self.entries.retain(|entry| value(entry, name).is_none());
     }
 
-    /// systemd's variables that contain the launcher's pid but must contain COMMAND's pid. For
-    /// each, returns the index of its entry, and the text `NAME=` with reserved memory for a pid.
+    /// Finds systemd's variables that contain the launcher's pid but must contain COMMAND's pid.
+    /// Returns the index of each variable's entry, and the text `NAME=` with reserved memory for a
+    /// pid.
     pub(super) fn pid_entries(&self, launcher: Pid) -> Vec<(usize, Vec<u8>)> {
         const LONGEST: usize = "2147483647\0".len();
         let launcher = launcher.to_string();
@@ -69,7 +73,7 @@ impl CommandEnvironment {
         self.entries.iter().enumerate().filter_map(before_pid).collect()
     }
 
-    /// Removes LISTEN_PIDFDID if LISTEN_PID contains the pid of `launcher`.
+    /// Removes the variable LISTEN_PIDFDID if LISTEN_PID contains the launcher's pid.
     pub(super) fn remove_pidfd(&mut self, launcher: Pid) {
         if self.get(LISTEN_PID) == Some(OsStr::new(&launcher.to_string())) {
             self.remove(LISTEN_PIDFDID);
@@ -77,7 +81,7 @@ impl CommandEnvironment {
     }
 }
 
-/// The value of the variable `name`, if `entry` has the form `name=value`.
+/// Returns the value of the variable `name`, if `entry` has the form `name=value`.
 fn value<'a>(entry: &'a CString, name: &str) -> Option<&'a [u8]> {
     entry.as_bytes().strip_prefix(name.as_bytes())?.strip_prefix(b"=")
 }

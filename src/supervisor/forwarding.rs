@@ -5,11 +5,11 @@ use nix::unistd::getpid;
 
 use crate::system::signals::Received;
 
-/// Signals that end a drain early.
+/// The signals that end a drain early, before COMMAND's last bytes are sent.
 const CUTTING_SIGNALS: [Signal; 4] =
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
 
-/// The setting `--forward-signals`.
+/// The value of `--forward-signals`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ForwardSignals {
     Auto,
@@ -21,20 +21,21 @@ pub enum ForwardSignals {
 #[derive(Debug, Clone, Copy)]
 pub struct Forwarding {
     setting: ForwardSignals,
-    /// True if the launcher does not forward SIGTERM, because Heroku's dyno manager itself sends
-    /// SIGTERM to every process (<https://devcenter.heroku.com/articles/dynos#shutdown>).
+    /// True if the launcher does not forward SIGTERM, because Heroku's dyno manager sends SIGTERM
+    /// to COMMAND, too (<https://devcenter.heroku.com/articles/dynos#shutdown>).
     leaves_sigterm: bool,
 }
 
 impl Forwarding {
-    /// `on_dyno`: whether the variable `DYNO` is set. If the launcher is pid 1, it forwards SIGTERM
-    /// even on a dyno, because then SIGTERM reaches only the launcher.
+    /// Decides how to forward signals under `setting`. `on_dyno` is true if the variable `DYNO` is
+    /// set. If the launcher is pid 1, the launcher forwards SIGTERM even on a Heroku dyno, because
+    /// in this case SIGTERM reaches only the launcher.
     pub fn new(setting: ForwardSignals, on_dyno: bool) -> Forwarding {
         let is_auto = setting == ForwardSignals::Auto;
         Forwarding { setting, leaves_sigterm: is_auto && on_dyno && getpid().as_raw() != 1 }
     }
 
-    /// True if the launcher may forward `received` to COMMAND.
+    /// Returns true if the launcher may forward the signal `received` to COMMAND.
     pub fn allows(self, received: Received) -> bool {
         self.setting != ForwardSignals::Never && !self.leaves(received)
     }
@@ -43,9 +44,9 @@ impl Forwarding {
         self.leaves_sigterm && received.is(Signal::SIGTERM)
     }
 
-    /// True if the signal `received` ends the drain early. On a dyno, SIGTERM does not end the
-    /// drain, because the dyno manager may send SIGTERM again after COMMAND's end, when the
-    /// launcher must still send COMMAND's last bytes.
+    /// Returns true if the signal `received` ends the drain early. On a Heroku dyno, SIGTERM does
+    /// not end the drain, because the dyno manager may send SIGTERM again while the launcher sends
+    /// the last bytes of COMMAND, which has ended.
     pub fn cuts_drain(self, received: Received) -> bool {
         received.one_of(&CUTTING_SIGNALS).is_some() && !self.leaves(received)
     }

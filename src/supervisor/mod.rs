@@ -1,8 +1,7 @@
-//! Supervises COMMAND: starts COMMAND, forwards signals, does job control, reaps orphans, and ends
-//! the remaining processes of COMMAND's process group.
+//! Supervises COMMAND: starts COMMAND, forwards signals, does job control, reaps orphaned
+//! processes, and ends the remaining processes of COMMAND's process group.
 //!
-//! This table shows how the launcher responds to a signal while COMMAND starts, while COMMAND runs,
-//! and so on.
+//! This table shows how the launcher responds to a signal in each state of COMMAND.
 //!
 //! | signal | starts | runs | is stopped | has ended (drain) |
 //! | --- | --- | --- | --- | --- |
@@ -15,8 +14,9 @@
 //! The launcher cannot catch SIGSTOP and SIGKILL. While the launcher is stopped, its tunnels relay
 //! no bytes. If SIGKILL ends the launcher, the kernel sends SIGTERM to COMMAND.
 //!
-//! While the launcher is stopped, its signals stay pending. After SIGCONT, the launcher reads the
-//! pending signals in the order of their numbers: SIGTERM comes before SIGCONT.
+//! While the launcher is stopped, signals to the launcher stay pending. After SIGCONT, the launcher
+//! reads the pending signals in the order of their numbers, so that it reads SIGTERM before
+//! SIGCONT.
 //!
 //! The launcher forwards a signal only if COMMAND has not received it directly, and if
 //! `--forward-signals` allows it: see `Supervisor::target` and [`Forwarding`].
@@ -46,9 +46,9 @@ use crate::system::process::{self, JobEvent};
 pub use crate::system::process::{ExitOutcome, Placement};
 use crate::system::signals::{self, Received, Signals};
 
-/// Signals that the kernel sends to a terminal's foreground process group, to a session leader
-/// whose terminal hangs up, and to a stopped process group that becomes orphaned. All other signals
-/// from the kernel (SIGPIPE, SIGXCPU, …) concern the launcher alone.
+/// The signals that the kernel sends to a terminal's foreground process group, to a session leader
+/// whose terminal hangs up, or to a stopped process group that becomes orphaned. All other signals
+/// from the kernel, such as SIGPIPE and SIGXCPU, concern the launcher alone.
 const TERMINAL_SIGNALS: [Signal; 6] = [
     Signal::SIGHUP,
     Signal::SIGINT,
@@ -58,17 +58,17 @@ const TERMINAL_SIGNALS: [Signal; 6] = [
     Signal::SIGCONT,
 ];
 
-/// Signals that the kernel sends to the session leader alone when its terminal hangs up (Linux,
-/// drivers/tty/tty_jobctrl.c, `tty_signal_session_leader`).
+/// The signals that the kernel sends only to the session leader when a terminal hangs up
+/// (`tty_signal_session_leader` in Linux's drivers/tty/tty_jobctrl.c).
 const HANG_UP_SIGNALS: [Signal; 2] = [Signal::SIGHUP, Signal::SIGCONT];
 
-/// Signals that stop a job until a shell's `fg` or `bg` continues it.
+/// The signals that stop a shell's job until the shell's `fg` or `bg` continues the job.
 const JOB_CONTROL_SIGNALS: [Signal; 3] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
 
 /// Chooses COMMAND's process group. If the launcher is in a terminal's foreground, COMMAND shares
-/// the launcher's group, so that keys such as Ctrl-C reach both processes. Everywhere else, COMMAND
-/// gets its own group, so that the launcher can end the group's remaining processes after COMMAND's
-/// end.
+/// the launcher's group, so that keys such as Ctrl-C reach both processes. Otherwise, COMMAND gets
+/// a process group of its own, so that the launcher can end the group's remaining processes after
+/// COMMAND has ended.
 pub fn placement(terminal: Option<&Terminal>) -> Placement {
     match terminal {
         Some(terminal) if terminal.is_ours() => Placement::Shared,
@@ -83,17 +83,19 @@ pub struct Supervisor {
     forwarding: Forwarding,
     terminal: Option<Terminal>,
     signals: Signals,
-    /// True if COMMAND was stopped when the launcher last looked.
+    /// True if COMMAND was stopped when the launcher last checked COMMAND's state.
     stopped: bool,
     figures: Arc<Figures>,
 }
 
 impl Supervisor {
+    /// Prepares the supervision of COMMAND, which is already running as `child`.
+    ///
     /// # Errors
-    /// If the launcher's signals cannot be read.
+    /// Returns an error if the launcher's signals cannot be read.
     ///
     /// # Panics
-    /// Outside a tokio runtime.
+    /// Panics outside a tokio runtime.
     pub fn new(
         child: Child,
         forwarding: Forwarding,
@@ -104,11 +106,11 @@ impl Supervisor {
         Ok(Supervisor { child, forwarding, terminal, signals, stopped: false, figures })
     }
 
-    /// Forwards signals until COMMAND ends. If COMMAND had its own process group, then sends
-    /// SIGTERM to the remaining processes of this group.
+    /// Forwards signals until COMMAND ends. Then sends SIGTERM to the remaining processes of
+    /// COMMAND's process group, if COMMAND had its own group.
     ///
     /// # Errors
-    /// If the launcher's signals cannot be read.
+    /// Returns an error if the launcher's signals cannot be read.
     pub async fn wait(&mut self) -> io::Result<ExitOutcome> {
         loop {
             let received = self.signals.next().await?;
@@ -130,11 +132,11 @@ impl Supervisor {
         }
     }
 
-    /// Reaps orphans during the drain until a signal ends the drain early. Returns the number of
-    /// that signal.
+    /// Reaps orphaned processes during the drain, until a signal ends the drain early. Returns the
+    /// number of this signal.
     ///
     /// # Errors
-    /// If the launcher's signals cannot be read.
+    /// Returns an error if the launcher's signals cannot be read.
     pub async fn drain_cut(&mut self) -> io::Result<i32> {
         loop {
             let received = self.signals.next().await?;
@@ -151,20 +153,21 @@ impl Supervisor {
     /// Reaps every child process that has ended, and reacts if COMMAND was stopped or continued. If
     /// COMMAND has ended, returns how COMMAND ended. The launcher has children besides COMMAND if
     /// the launcher is pid 1, or if a shell with children has become the launcher by `exec`.
-    /// `continued`: the launcher has just received SIGCONT.
+    /// `continued` is true if the launcher has just received SIGCONT.
     fn look_after_children(&mut self, continued: bool) -> Option<ExitOutcome> {
         let mut command_ended = None;
         while let Some((pid, ended)) = process::ended_child() {
             if pid == self.child.pid {
-                // Before COMMAND is reaped, because no other process group can get COMMAND's pid as
-                // its number while COMMAND is a zombie.
+                // The launcher ends COMMAND's group before it reaps COMMAND. While COMMAND is a
+                // zombie, no other process group can get COMMAND's pid as its number.
                 self.end_leftovers();
                 command_ended = Some(ended);
             }
             process::reap(pid);
         }
         match process::job_event(self.child.pid) {
-            // The launcher received SIGCONT after COMMAND stopped, so the caller continues COMMAND.
+            // The launcher received SIGCONT after COMMAND had stopped, so the caller continues
+            // COMMAND.
             Some(JobEvent::Stopped(_)) if continued => self.enter(CommandState::Stopped),
             Some(JobEvent::Stopped(signal)) => self.command_stopped(signal),
             Some(JobEvent::Continued) => self.enter(CommandState::Running),
@@ -175,7 +178,7 @@ impl Supervisor {
 
     fn end_leftovers(&self) {
         if self.child.placement == Placement::Own {
-            // Ignore the error: killpg(2) fails only if the group has no process left.
+            // Ignore the error, because killpg(2) fails only if the group has no process left.
             let _ = killpg(self.child.pid, Signal::SIGTERM);
             self.take_terminal_back();
         }
@@ -186,15 +189,15 @@ impl Supervisor {
         self.figures.set_command_state(state);
     }
 
-    /// Stops the launcher, because signal `number` has stopped COMMAND, and the launcher's parent
-    /// must notice the stop.
+    /// Stops the launcher after the signal `number` has stopped COMMAND, so that the launcher's
+    /// parent notices the stop.
     fn command_stopped(&mut self, number: i32) {
         let job_control = JOB_CONTROL_SIGNALS.into_iter().find(|signal| *signal as i32 == number);
         let wants_terminal = matches!(job_control, Some(Signal::SIGTTIN | Signal::SIGTTOU))
             && self.terminal.as_ref().is_some_and(|terminal| !terminal.has_hung_up());
         if self.child.placement == Placement::Own {
-            // After `fg` in a shell, the launcher's group is in the foreground, but COMMAND reads
-            // the terminal.
+            // After `fg` in a shell, the launcher's process group is in the foreground, but
+            // COMMAND's group must be there, because COMMAND reads the terminal.
             if wants_terminal && self.hand_over_terminal() {
                 self.forward(Signal::SIGCONT as i32, self.group());
                 return;
@@ -204,21 +207,23 @@ impl Supervisor {
         self.enter(CommandState::Stopped);
         let signal = match (job_control, self.child.placement) {
             (Some(signal), _) => signal,
-            // The launcher must stop, so that the shell takes its terminal back.
+            // The launcher must stop, because the user's shell takes the terminal back only from a
+            // stopped job.
             (None, Placement::Shared) => Signal::SIGTSTP,
             // Another process sent SIGSTOP to COMMAND alone, and may send SIGCONT to COMMAND alone.
-            // COMMAND then needs its tunnels, so the launcher keeps running.
+            // The launcher keeps running, because the continued COMMAND needs its tunnels.
             (None, Placement::Own) => return,
         };
         match signals::stop_self(signal) {
             Ok(true) => match process::job_event(self.child.pid) {
-                // A shell has sent SIGCONT to the whole process group, so COMMAND already runs.
+                // A shell has sent SIGCONT to the launcher and COMMAND together, so COMMAND already
+                // runs.
                 Some(JobEvent::Continued) if self.child.placement == Placement::Shared => {
                     self.enter(CommandState::Running);
                 }
                 _ => self.resume(),
             },
-            // The kernel did not stop the launcher, so COMMAND must not stay stopped.
+            // The kernel did not stop the launcher, so the launcher must continue COMMAND.
             Ok(false) if self.child.placement == Placement::Own && !wants_terminal => self.resume(),
             Ok(false) if wants_terminal => warning!(
                 at = "command-stopped",
@@ -245,13 +250,14 @@ impl Supervisor {
         self.enter(CommandState::Running);
     }
 
-    /// COMMAND's own process group, as a negative number for kill(2).
+    /// Returns COMMAND's own process group, as a negative number for kill(2).
     fn group(&self) -> Pid {
         Pid::from_raw(-self.child.pid.as_raw())
     }
 
-    /// The process or process group to which `received` is forwarded; `None` if COMMAND has already
-    /// received the signal, or must not receive it.
+    /// Returns the process or process group to which the launcher must forward the signal
+    /// `received`. Returns `None` if COMMAND has already received the signal, or must not receive
+    /// it.
     fn target(&mut self, received: Received) -> Option<Pid> {
         if !self.forwarding.allows(received) {
             return None;
@@ -259,11 +265,11 @@ impl Supervisor {
         let shared = self.child.placement == Placement::Shared;
         match received.sender {
             Some(pid) if pid == getpid() => None,
-            // COMMAND has sent the signal to its whole process group (`kill 0` in a script), so
-            // COMMAND has received the signal, too.
+            // COMMAND has sent the signal to its whole process group, for example by `kill 0` in a
+            // script. So COMMAND has received the signal, too.
             Some(pid) if pid == self.child.pid && shared => None,
-            // When a terminal hangs up, its shell sends SIGHUP to the whole process group of each
-            // job, so COMMAND has already received SIGHUP.
+            // When a terminal hangs up, the shell in the terminal sends SIGHUP to the whole process
+            // group of each job, so COMMAND has already received SIGHUP.
             Some(pid)
                 if shared
                     && received.is(Signal::SIGHUP)
@@ -294,8 +300,8 @@ impl Supervisor {
         }
     }
 
-    /// If the launcher's process group is in the terminal's foreground, puts COMMAND's group into
-    /// the foreground instead. Returns true if COMMAND's group is now in the foreground.
+    /// Puts COMMAND's process group into the terminal's foreground, if the launcher's group is
+    /// there. Returns true if COMMAND's group is in the foreground afterwards.
     fn hand_over_terminal(&self) -> bool {
         match &self.terminal {
             Some(terminal) if terminal.is_ours() => terminal.give_to(self.child.pid).is_ok(),
@@ -303,8 +309,8 @@ impl Supervisor {
         }
     }
 
-    /// If COMMAND's process group is in the terminal's foreground, puts the launcher's group into
-    /// the foreground instead.
+    /// Puts the launcher's process group into the terminal's foreground, if COMMAND's group is
+    /// there.
     fn take_terminal_back(&self) {
         if let Some(terminal) = &self.terminal
             && terminal.is_of(self.child.pid)
@@ -315,8 +321,8 @@ impl Supervisor {
     }
 }
 
-/// True if `process` is the leader of the launcher's session, and is a shell with job control. Such
-/// a shell puts each job, here the launcher, into a process group of its own.
+/// Returns true if `process` leads the launcher's session and is a shell with job control. Such a
+/// shell puts each job, for example the launcher, into a process group of its own.
 fn is_job_shell(process: Pid) -> bool {
     getsid(None) == Ok(process) && getpgid(Some(process)) != Ok(getpgrp())
 }

@@ -17,10 +17,11 @@ use object::{Architecture, Object as _, ObjectSection as _, ReadCache};
 
 use crate::exit;
 
-/// The number of bytes from which the kernel recognises a file's format (BINPRM_BUF_SIZE).
+/// The number of bytes at a file's start by which the kernel recognises the file's format
+/// (BINPRM_BUF_SIZE).
 const START: u64 = 256;
 
-/// The first bytes of programs for other operating systems, and the names of these systems.
+/// The first bytes of programs for other operating systems, each with the name of the system.
 const OTHER_SYSTEMS: [(&[u8], &str); 4] = [
     (b"\xcf\xfa\xed\xfe", "macOS"),
     (b"\xce\xfa\xed\xfe", "macOS"),
@@ -28,18 +29,18 @@ const OTHER_SYSTEMS: [(&[u8], &str); 4] = [
     (b"MZ", "Windows"),
 ];
 
-/// An error: COMMAND could not be executed.
+/// The error that the kernel or the launcher could not execute COMMAND.
 #[derive(Debug)]
 pub struct NotExecuted {
     pub error: io::Error,
-    /// The cause and a remedy, in words for the user. `None` if the file does not exist, or if the
-    /// error number is all that is known.
+    /// The cause and a remedy, as text for the user. `None` if the file does not exist, or if the
+    /// launcher knows only the error number.
     pub hint: Option<String>,
 }
 
 impl NotExecuted {
-    /// The launcher's exit code: 127 if COMMAND or its interpreter does not exist, otherwise 126
-    /// (POSIX.1-2017, Shell & Utilities, 2.8.2).
+    /// Returns the launcher's exit code, which is 127 if COMMAND or COMMAND's interpreter does not
+    /// exist, and otherwise 126 (POSIX.1-2017, Shell & Utilities, 2.8.2).
     pub fn exit_code(&self) -> u8 {
         match self.error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => exit::COMMAND_NOT_FOUND,
@@ -48,14 +49,15 @@ impl NotExecuted {
     }
 }
 
-/// An error before the execution of any file: for example, the system has refused a pipe.
+/// Converts an error that occurred before the execution of a file, for example because the system
+/// refused a pipe.
 impl From<Errno> for NotExecuted {
     fn from(error: Errno) -> NotExecuted {
         NotExecuted { error: error.into(), hint: None }
     }
 }
 
-/// Explains why the execution of the file `path` failed with `error`.
+/// Explains why the file `path` could not be executed. `error` is the kernel's error number.
 pub fn explain(path: &Path, error: Errno) -> NotExecuted {
     let file = path.display();
     let hint = match error {
@@ -77,7 +79,8 @@ pub fn explain(path: &Path, error: Errno) -> NotExecuted {
             })
         }
         Errno::ENOENT | Errno::EACCES | Errno::ENOEXEC => match interpreter(&start(path)) {
-            // The recursion ends, because scripts that interpret each other cause the error ELOOP.
+            // The recursion always ends, because the kernel's error is ELOOP for scripts that are
+            // each other's interpreters.
             Some(interpreter) if interpreter.exists() => return explain(&interpreter, error),
             Some(interpreter) => Some(no_interpreter(&file, &interpreter.to_string_lossy())),
             None if error == Errno::ENOENT => missing_loader(path).map(|loader| {
@@ -118,34 +121,35 @@ fn no_interpreter(file: &impl Display, interpreter: &str) -> String {
     }
 }
 
-/// True if `file` contains text, and its first line does not begin with `#!`.
+/// Returns true if `file` contains text, and the first line of `file` does not begin with `#!`.
 pub fn is_script_for_shell(file: &Path) -> bool {
     let start = start(file);
     let line = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    // A file is text if its first line contains no NUL byte. bash uses the same rule.
+    // Treat a file as text if its first line contains no NUL byte, as bash does.
     !start.starts_with(&ELFMAG) && !line.contains(&0) && interpreter(&start).is_none()
 }
 
-/// The interpreter of the script `file`; `None` if `file` is not a script with a `#!` line.
+/// Returns the interpreter of the script `file`, or `None` if `file` has no `#!` line.
 pub fn interpreter_of(file: &Path) -> Option<PathBuf> {
     interpreter(&start(file))
 }
 
-/// The first bytes of `file`. Empty if the file is unreadable.
+/// Returns the first bytes of `file`, or an empty vector if the file is unreadable.
 fn start(file: &Path) -> Vec<u8> {
     let mut start = Vec::new();
     let _ = File::open(file).and_then(|file| file.take(START).read_to_end(&mut start));
     start
 }
 
-/// The interpreter in a script's first line, `#! /path/to/interpreter argument`.
+/// Returns the path of the interpreter from a script's first line, which has the form `#!
+/// /path/to/interpreter argument`.
 fn interpreter(start: &[u8]) -> Option<PathBuf> {
     let line = start.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
     let mut words = line.split(|byte| matches!(byte, b' ' | b'\t' | 0));
     words.find(|word| !word.is_empty()).map(|word| OsStr::from_bytes(word).into())
 }
 
-/// The processor or operating system that the program `file` is built for.
+/// Returns the processor or operating system for which the program `file` was built.
 fn built_for(file: &Path) -> Option<String> {
     let start = start(file);
     if let Some((_, system)) = OTHER_SYSTEMS.iter().find(|(magic, _)| start.starts_with(magic)) {
@@ -153,12 +157,13 @@ fn built_for(file: &Path) -> Option<String> {
     }
     read_elf(file, |elf| match elf.architecture() {
         Architecture::Unknown => Some("another processor".to_owned()),
-        // In lower case, the crate's names are the same as in `ARCH`.
+        // In lower case, the names of processors in the crate `object` are the same as in `ARCH`.
         processor => Some(format!("{processor:?}").to_lowercase()),
     })
 }
 
-/// The path of the dynamic loader that the program `file` needs, if no file has this path.
+/// Returns the path of the dynamic loader that the program `file` needs, if the loader does not
+/// exist.
 fn missing_loader(file: &Path) -> Option<PathBuf> {
     let loader: PathBuf = read_elf(file, |elf| {
         let section = elf.section_by_name(".interp")?;
@@ -168,7 +173,7 @@ fn missing_loader(file: &Path) -> Option<PathBuf> {
     (!loader.exists()).then_some(loader)
 }
 
-/// Calls `read` with the parsed `file`, if `file` is a program in the ELF format.
+/// Parses `file` and calls `read` with the result, if `file` is a program in the ELF format.
 fn read_elf<T>(file: &Path, read: fn(object::File<&ReadCache<File>>) -> Option<T>) -> Option<T> {
     let content = ReadCache::new(File::open(file).ok()?);
     read(object::File::parse(&content).ok()?)

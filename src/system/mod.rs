@@ -1,5 +1,5 @@
-//! Safe functions for the operating system's processes, signals and sockets. The functions contain
-//! no policy: their callers decide what to do.
+//! Wraps system calls for processes, signals and sockets in safe functions. The functions make no
+//! decisions, which are left to their callers.
 
 pub mod inherited;
 pub mod process;

@@ -1,4 +1,4 @@
-//! Starts, executes, awaits and ends processes.
+//! Starts processes, executes programs, and waits for the end of child processes.
 
 #![allow(unsafe_code)]
 
@@ -19,17 +19,17 @@ use super::inherited::Inherited;
 use super::signals;
 
 unsafe extern "C" {
-    /// See environ(7).
+    /// The C library's pointer to the entries of this process's environment, see environ(7).
     static environ: *const *const c_char;
 }
 
-/// The entries of this process's environment, including entries without `=`, which
+/// Returns the entries of this process's environment, including entries without `=`, which
 /// [`std::env::vars_os`] omits.
 pub fn environment() -> Vec<CString> {
     let mut entries = Vec::new();
-    // SAFETY: `environ` is null, or an array of strings whose last pointer is null. The environment
-    // does not change meanwhile, because only `set_variable` changes the environment, and only in a
-    // process with one thread.
+    // SAFETY: `environ` is null, or an array of pointers to strings, of which the last pointer is
+    // null. The environment does not change during this call, because only `set_variable` changes
+    // the environment, and only in a process with one thread.
     unsafe {
         let mut entry = environ;
         while !entry.is_null() && !(*entry).is_null() {
@@ -40,31 +40,33 @@ pub fn environment() -> Vec<CString> {
     entries
 }
 
-/// Sets an environment variable of this process, if the process has only one thread. Otherwise does
-/// nothing, because another thread might be reading the environment.
+/// Sets an environment variable of this process, if the process has only one thread. If there are
+/// more threads, does nothing, because another thread might be reading the environment.
 pub fn set_variable(name: &str, value: &str) {
     if fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1) {
-        // SAFETY: this thread is the only one, and starts no other thread meanwhile.
+        // SAFETY: this thread is the process's only thread, and starts no other thread during this
+        // call.
         unsafe { env::set_var(name, value) };
     }
 }
 
-/// A program to execute.
+/// A program that the launcher executes as COMMAND.
 pub struct Program {
     pub file: CString,
     pub words: Vec<CString>,
     pub environment: Vec<CString>,
-    /// Replacements for entries of `environment`. Each has the index of the entry, and a text with
-    /// reserved memory, to which a child process adds its own pid.
+    /// The replacements for entries of `environment`. A replacement contains the index of the
+    /// entry, and a text with reserved memory, to which a child process adds its own pid.
     pub pid_entries: Vec<(usize, Vec<u8>)>,
 }
 
-/// The process group of a child process.
+/// The choice of the process group for a child process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
-    /// The child shares the launcher's process group, so that keys such as Ctrl-C reach both.
+    /// The child shares the launcher's process group, so that keys such as Ctrl-C reach both
+    /// processes.
     Shared,
-    /// The child has its own process group.
+    /// The child has a process group of its own.
     Own,
 }
 
@@ -72,7 +74,7 @@ impl Program {
     /// Replaces this process by the program. Returns only if the program cannot be executed.
     ///
     /// # Errors
-    /// The error of execve(2).
+    /// Returns the error of execve(2).
     pub fn execute(&self) -> nix::Result<Infallible> {
         execve(&self.file, &self.words, &self.environment)
     }
@@ -81,14 +83,18 @@ impl Program {
     /// The kernel sends SIGTERM to the child when the launcher ends.
     ///
     /// # Errors
-    /// If the system refuses a process or a pipe, or the program cannot be executed.
+    /// Returns an error if the system refuses a process or a pipe, or if the program cannot be
+    /// executed.
     pub fn spawn(&mut self, placement: Placement, inherited: &Inherited) -> nix::Result<Pid> {
         let launcher = getpid();
-        // Allocate all memory now, because allocating memory between fork and exec is not safe.
+        // Allocate all memory now, because a process must not allocate memory between fork and
+        // exec.
         let (words, mut environment) = (pointers(&self.words), pointers(&self.environment));
-        // A successful exec closes the child's end of this pipe, because of O_CLOEXEC.
+        // This pipe shows whether exec succeeds: a successful exec closes the child's end of the
+        // pipe, because of O_CLOEXEC.
         let (from_child, to_launcher) = pipe2(OFlag::O_CLOEXEC)?;
-        // SAFETY: until the child executes a file or exits, it makes only async-signal-safe calls.
+        // SAFETY: the child makes only async-signal-safe calls until the child executes a file or
+        // exits.
         let child = match unsafe { fork() }? {
             ForkResult::Parent { child } => child,
             ForkResult::Child => {
@@ -99,11 +105,11 @@ impl Program {
                     }
                     let file = self.file.as_ptr();
                     // SAFETY: each string ends with a NUL, and each array ends with a null pointer.
-                    // The strings belong to `self`, which does not change meanwhile.
+                    // The strings belong to `self`, which does not change during this call.
                     unsafe { libc::execve(file, words.as_ptr(), environment.as_ptr()) };
                     Err::<Infallible, _>(Errno::last())
                 });
-                // Ignore the error: the write fails only if the launcher has ended.
+                // Ignore the error, because the write fails only if the launcher has ended.
                 let _ = write(&to_launcher, &(error as i32).to_ne_bytes());
                 // SAFETY: _exit(2) only ends the process.
                 unsafe { libc::_exit(1) }
@@ -119,40 +125,40 @@ impl Program {
     }
 }
 
-/// An array for execve(2): pointers to the strings, then a null pointer.
+/// Returns the array that execve(2) expects: a pointer to each string, and then a null pointer.
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
     strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
 }
 
-/// Prepares the child process, between fork and exec. Async-signal-safe.
+/// Prepares the child process between fork and exec. This function is async-signal-safe.
 fn become_child(placement: Placement, launcher: Pid, inherited: &Inherited) -> nix::Result<()> {
     if placement == Placement::Own {
         setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
     }
-    // Make the kernel send SIGTERM to the child when the thread that called fork(2) ends. This
-    // thread is the launcher's main thread (PR_SET_PDEATHSIG(2const)).
+    // Make the kernel send SIGTERM to the child when the launcher's main thread ends, which called
+    // fork(2) (PR_SET_PDEATHSIG(2const)).
     set_pdeathsig(Signal::SIGTERM)?;
-    // If the launcher ended before the call above, the kernel sends no signal.
+    // If the launcher ended before the call of `set_pdeathsig`, the kernel sends no signal.
     if getppid() != launcher {
         return Err(Errno::ESRCH);
     }
     inherited.give_back()
 }
 
-/// How a process has ended, or how the launcher must end itself.
+/// The way in which a process has ended, or in which the launcher must end itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitOutcome {
-    /// The process exited with this exit code, 0 to 255.
+    /// The process exited with this exit code from 0 to 255.
     Exited(i32),
     /// The signal with this number killed the process.
     Killed(i32),
 }
 
 impl ExitOutcome {
-    /// Ends the launcher in the same way. If a signal killed COMMAND, the launcher kills itself by
-    /// the same signal, because shell loops and xargs stop only if a signal kills the process that
-    /// they started. If the signal does not kill the launcher, it exits with 128 + the signal's
-    /// number, as a shell does.
+    /// Ends the launcher in the same way as COMMAND. If a signal killed COMMAND, the launcher kills
+    /// itself by the same signal, because shell loops and xargs stop only if a signal kills the
+    /// process that they started. If the signal does not kill the launcher, the launcher adds 128
+    /// to the signal's number and exits with the sum, as a shell does.
     pub fn end_launcher(self) -> ! {
         let code = match self {
             ExitOutcome::Exited(code) => code,
@@ -161,13 +167,13 @@ impl ExitOutcome {
                 128 + signal
             }
         };
-        // SAFETY: _exit(2) only ends the process. exit(3) would also free OpenSSL's globals, while
-        // another thread may still be reading certificates.
+        // SAFETY: _exit(2) only ends the process. exit(3) would also free OpenSSL's global data,
+        // which another thread may still be using.
         unsafe { libc::_exit(code) }
     }
 }
 
-/// A stop or a continuation of a child process.
+/// The event that a child process was stopped or continued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobEvent {
     /// The signal with this number stopped the child.
@@ -175,27 +181,29 @@ pub enum JobEvent {
     Continued,
 }
 
-/// A child process that has ended, and how it ended. `None` if there is no such child. The child
-/// stays a zombie until [`reap`], so that the kernel does not reuse its pid.
+/// Returns a child process that has ended, and how the child ended. Returns `None` if no child has
+/// ended. The child stays a zombie until the caller calls [`reap`], so that the kernel does not
+/// reuse the child's pid.
 pub fn ended_child() -> Option<(Pid, ExitOutcome)> {
     let (child, code, status) = waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOWAIT)?;
     let killed = code != libc::CLD_EXITED;
     Some((child, if killed { ExitOutcome::Killed(status) } else { ExitOutcome::Exited(status) }))
 }
 
-/// Removes a zombie from the process table.
+/// Removes the process `zombie`, which has ended, from the kernel's process table.
 pub fn reap(zombie: Pid) {
     waitid(libc::P_PID, zombie.as_raw() as libc::id_t, libc::WEXITED);
 }
 
-/// Removes all children that have ended from the process table.
+/// Removes all child processes that have ended from the kernel's process table.
 pub fn reap_all() {
     while let Some((zombie, _)) = ended_child() {
         reap(zombie);
     }
 }
 
-/// The latest stop or continuation of `child` since the previous call, if there was one.
+/// Returns whether `child` was last stopped or continued, if either has happened since the previous
+/// call.
 pub fn job_event(child: Pid) -> Option<JobEvent> {
     let id = child.as_raw() as libc::id_t;
     match waitid(libc::P_PID, id, libc::WSTOPPED | libc::WCONTINUED)? {
@@ -204,11 +212,13 @@ pub fn job_event(child: Pid) -> Option<JobEvent> {
     }
 }
 
-/// Calls waitid(2) without blocking. Returns the pid, si_code and si_status of an event, or `None`
-/// if there is no event or no child. nix's waitid rejects real-time signals.
+/// Calls waitid(2) without waiting for an event. Returns the pid, si_code and si_status of an
+/// event, or `None` if there is no event or no child. nix's function `waitid` rejects real-time
+/// signals.
 fn waitid(kind: libc::idtype_t, id: libc::id_t, options: i32) -> Option<(Pid, i32, i32)> {
-    // SAFETY: all zeroes are a valid siginfo_t. For an event, waitid(2) sets si_pid and si_status.
-    // If there is no event, or waitid(2) fails because there is no child, si_pid stays 0.
+    // SAFETY: a siginfo_t that contains only zeroes is valid. For an event, waitid(2) sets si_pid
+    // and si_status. If there is no event, or if waitid(2) fails because there is no child, si_pid
+    // stays 0.
     unsafe {
         let mut info: libc::siginfo_t = std::mem::zeroed();
         libc::waitid(kind, id, &mut info, options | libc::WNOHANG);

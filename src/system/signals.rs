@@ -1,5 +1,5 @@
-//! Signals. The launcher blocks all signals, and reads each signal, with its sender, from a
-//! descriptor (signalfd(2)).
+//! Receives and sends signals. The launcher blocks all signals, and reads each signal, together
+//! with the signal's sender, from a descriptor (signalfd(2)).
 
 #![allow(unsafe_code)]
 
@@ -13,14 +13,14 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpid};
 use tokio::io::unix::AsyncFd;
 
-/// A signal that has arrived.
+/// A signal that the launcher has received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
-    /// The signal's number, which may be the number of a real-time signal.
+    /// The number of the signal, which may be a real-time signal.
     pub number: i32,
-    /// The process that called kill(2), sigqueue(3) or tgkill(2). The pid is 0 if the process is
-    /// outside the launcher's pid namespace. `None` if the kernel sent the signal, usually for a
-    /// terminal (`si_code` SI_KERNEL).
+    /// The process that sent the signal by kill(2), sigqueue(3) or tgkill(2). The pid is 0 if the
+    /// process is outside the launcher's pid namespace. `None` if the kernel sent the signal
+    /// (`si_code` SI_KERNEL), usually for a terminal.
     pub sender: Option<Pid>,
 }
 
@@ -29,30 +29,32 @@ impl Received {
         self.number == signal as i32
     }
 
-    /// The received signal, if `signals` contains it.
+    /// Returns the received signal, if `signals` contains the signal.
     pub fn one_of(&self, signals: &[Signal]) -> Option<Signal> {
         signals.iter().copied().find(|signal| self.is(*signal))
     }
 }
 
-/// The stream of this process's signals.
+/// The stream of the signals that this process receives.
 #[derive(Debug)]
 pub struct Signals {
     descriptor: AsyncFd<SignalFd>,
 }
 
-/// A thread's signal mask in the kernel's format, where bit n - 1 stands for signal n.
+/// A thread's signal mask in the kernel's format. Bit 0 stands for signal 1, bit 1 for signal 2,
+/// and so on.
 ///
-/// The C library's functions cannot block every signal: glibc excludes signals 32 and 33, which it
-/// uses itself, and musl also excludes signal 34. An unblocked signal would kill the launcher.
+/// The C library's functions cannot block every signal, because glibc keeps signals 32 and 33 for
+/// itself, and musl keeps signals 32 to 34. An unblocked signal would kill the launcher.
 #[derive(Debug, Clone, Copy)]
 pub struct Mask(u64);
 
 impl Mask {
-    /// Sets this thread's mask, and returns the previous mask. Async-signal-safe.
+    /// Sets this thread's signal mask, and returns the previous mask. This function is
+    /// async-signal-safe.
     ///
     /// # Errors
-    /// The error of rt_sigprocmask(2). No error is expected.
+    /// Returns the error of rt_sigprocmask(2), but no error is expected.
     pub fn swap(self) -> nix::Result<Mask> {
         let mut before = Mask(0);
         let (how, size) = (libc::SIG_SETMASK, size_of::<Mask>());
@@ -64,11 +66,11 @@ impl Mask {
     }
 }
 
-/// Makes the kernel ignore `signal`, or perform the signal's default action. Returns whether the
-/// signal was ignored before. Async-signal-safe.
+/// Makes the kernel ignore `signal`, or perform the signal's default action. Returns true if the
+/// kernel ignored the signal before. This function is async-signal-safe.
 ///
 /// # Errors
-/// The error of sigaction(2). No error is expected.
+/// Returns the error of sigaction(2), but no error is expected.
 pub fn set_ignored(signal: Signal, ignored: bool) -> nix::Result<bool> {
     let handler = if ignored { SigHandler::SigIgn } else { SigHandler::SigDfl };
     // SAFETY: neither SIG_IGN nor SIG_DFL runs a handler that could interrupt other code.
@@ -76,8 +78,8 @@ pub fn set_ignored(signal: Signal, ignored: bool) -> nix::Result<bool> {
     Ok(matches!(before, SigHandler::SigIgn))
 }
 
-/// The value is stored before Rust's runtime starts, because Rust's runtime makes the process
-/// ignore SIGPIPE.
+/// True if SIGPIPE was ignored when the launcher started. The launcher stores the value before
+/// Rust's runtime starts, because Rust's runtime makes the process ignore SIGPIPE.
 static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
 
 // SAFETY: the dynamic loader calls the functions in the section .init_array on the main thread,
@@ -86,43 +88,45 @@ static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
 #[unsafe(link_section = ".init_array")]
 static BEFORE_MAIN: extern "C" fn() = record_startup_state;
 
-/// Records whether SIGPIPE is ignored, and opens /dev/null for each closed standard stream. Rust's
-/// runtime would also open /dev/null, but COMMAND would inherit that descriptor. The descriptor
-/// that this function opens is closed when COMMAND is executed.
+/// Records whether SIGPIPE is ignored, and opens /dev/null for each closed standard stream. COMMAND
+/// does not inherit a descriptor that this function opens. If this function did not open /dev/null,
+/// Rust's runtime would open it, and COMMAND would inherit the descriptor.
 extern "C" fn record_startup_state() {
-    // SAFETY: the system calls write only to `found`, and all zeroes are a valid sigaction.
+    // SAFETY: the system calls write only to `found`, and a sigaction that contains only zeroes is
+    // valid.
     unsafe {
         let mut found: libc::sigaction = std::mem::zeroed();
         libc::sigaction(libc::SIGPIPE, std::ptr::null(), &mut found);
         SIGPIPE_WAS_IGNORED.store(found.sa_sigaction == libc::SIG_IGN, Ordering::Relaxed);
         for stream in 0..=2 {
             if libc::fcntl(stream, libc::F_GETFD) == -1 {
-                // `stream` is the lowest free descriptor, so open(2) returns it.
+                // open(2) returns `stream`, because `stream` is the lowest free descriptor.
                 libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
             }
         }
     }
 }
 
-/// Whether SIGPIPE was ignored when the launcher started.
+/// Returns true if SIGPIPE was ignored when the launcher started.
 pub fn sigpipe_was_ignored() -> bool {
     SIGPIPE_WAS_IGNORED.load(Ordering::Relaxed)
 }
 
-/// Blocks every signal for this thread and for the threads that it starts later. Returns the
-/// previous mask. [`Signals`] returns the blocked signals, even signals whose disposition is
-/// "ignore". Leaves all dispositions unchanged, so that COMMAND inherits the original ones.
+/// Blocks every signal for this thread and for the threads that this thread starts later. Returns
+/// the previous mask. [`Signals`] returns the blocked signals, even signals whose disposition is
+/// "ignore". Leaves all dispositions unchanged, so that COMMAND inherits the original dispositions.
 pub fn block_all() -> nix::Result<Mask> {
     if cfg!(target_env = "musl") {
         // musl unblocks signals 32 to 34 when a process starts its first thread, so start a thread
-        // before blocking the signals. Ignore the error: if this thread cannot be started, later
-        // threads cannot be started either, and that error is reported.
+        // before blocking the signals. Ignore the error, because if the system refuses this thread,
+        // the system also refuses later threads, and the launcher then reports the error.
         let _ = std::thread::Builder::new().spawn(|| ()).map(std::thread::JoinHandle::join);
     }
     Mask(!0).swap()
 }
 
-/// Every signal, including the signals that the C library excludes (see [`Mask`]).
+/// Returns the set of all signals, including the signals that the C library keeps for itself (see
+/// [`Mask`]).
 fn every_signal() -> SigSet {
     // SAFETY: a sigset_t is an array of bits, and any combination of bits is valid.
     unsafe {
@@ -136,10 +140,10 @@ impl Signals {
     /// Opens the stream. The stream begins with the signals that have arrived since [`block_all`].
     ///
     /// # Errors
-    /// If the system refuses a descriptor.
+    /// Returns an error if the system refuses a descriptor.
     ///
     /// # Panics
-    /// Outside a tokio runtime.
+    /// Panics outside a tokio runtime.
     pub fn open() -> io::Result<Signals> {
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let signal_fd = SignalFd::with_flags(&every_signal(), flags)?;
@@ -151,7 +155,7 @@ impl Signals {
     /// Waits for the next signal.
     ///
     /// # Errors
-    /// If the descriptor cannot be read. No error is expected.
+    /// Returns an error if the descriptor cannot be read. No error is expected.
     pub async fn next(&self) -> io::Result<Received> {
         loop {
             let mut ready = self.descriptor.readable().await?;
@@ -164,39 +168,42 @@ impl Signals {
 }
 
 fn received(info: &libc::signalfd_siginfo) -> Received {
-    // The sender of SIGPIPE and similar signals of the kernel is the launcher itself (SI_USER).
+    // If the kernel sends SIGPIPE or a similar signal, `ssi_code` is SI_USER and the sender is the
+    // launcher itself.
     let by_process = matches!(info.ssi_code, libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL);
     let sender = by_process.then(|| Pid::from_raw(info.ssi_pid as i32));
     Received { number: info.ssi_signo as i32, sender }
 }
 
-/// Sends signal `number`, which may be a real-time signal, to a process. If `to` is negative, sends
-/// the signal to the process group `-to`.
+/// Sends the signal `number`, which may be a real-time signal, to the process `to`. If `to` is
+/// negative, sends the signal to the process group with the number `-to`.
 ///
 /// # Errors
-/// The error of kill(2).
+/// Returns the error of kill(2).
 pub fn send(to: Pid, number: i32) -> nix::Result<()> {
-    // SAFETY: kill(2) touches no memory. nix's kill cannot send real-time signals.
+    // SAFETY: kill(2) touches no memory. nix's function `kill` cannot send real-time signals.
     nix::errno::Errno::result(unsafe { libc::kill(to.as_raw(), number) }).map(drop)
 }
 
-/// Kills this process by signal `number`, without a core dump. Returns only if the signal does not
-/// kill the process, for example because the process is pid 1.
+/// Kills this process by the signal `number`, without a core dump. Returns only if the signal does
+/// not kill the process, for example because the process is pid 1.
 ///
 /// The caller must be the main thread, because all other threads block all signals.
 pub fn die_by(number: i32) {
-    // Even if RLIMIT_CORE is 0, the kernel would pipe a core dump to a collector (core(5)).
+    // Make the process undumpable, because the kernel would pipe a core dump to a collector even if
+    // RLIMIT_CORE is 0 (core(5)).
     let _ = set_dumpable(false);
-    // SAFETY: SIG_DFL runs no handler. The call fails for SIGKILL, which always kills the process.
+    // SAFETY: SIG_DFL runs no handler. The call fails only for signals such as SIGKILL, which
+    // always have their default action.
     unsafe { libc::signal(number, libc::SIG_DFL) };
     if send(getpid(), number).is_ok() {
         let _ = Mask(!(1 << (number - 1))).swap();
     }
 }
 
-/// The signals that have arrived but that [`Signals`] has not returned yet.
+/// Returns the signals that this process has received, but that [`Signals`] has not returned yet.
 pub fn pending() -> nix::Result<SigSet> {
-    // SAFETY: all zeroes are a valid sigset_t, and sigpending(2) fills the set.
+    // SAFETY: a sigset_t that contains only zeroes is valid, and sigpending(2) fills the set.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         nix::errno::Errno::result(libc::sigpending(&mut set))?;
@@ -205,9 +212,9 @@ pub fn pending() -> nix::Result<SigSet> {
 }
 
 /// Stops this process by `signal` (SIGTSTP, SIGTTIN or SIGTTOU) until a SIGCONT continues the
-/// process. [`Signals`] does not return that SIGCONT. Returns false if the kernel ignored `signal`,
-/// because the process is pid 1, or because no shell could continue its orphaned process group
-/// (POSIX 2.4.3).
+/// process. [`Signals`] does not return this SIGCONT. Returns false if the kernel ignored `signal`,
+/// because the process is pid 1 or belongs to an orphaned process group, which no shell could
+/// continue (POSIX 2.4.3).
 pub fn stop_self(signal: Signal) -> nix::Result<bool> {
     let mask = SigSet::from(signal);
     // Do not stop if a SIGCONT is pending, because a stop signal discards a pending SIGCONT. A
@@ -220,7 +227,7 @@ pub fn stop_self(signal: Signal) -> nix::Result<bool> {
     }
     let sigcont = SigSet::from(Signal::SIGCONT);
     let no_wait = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: sigtimedwait(2) only reads these two local values.
+    // SAFETY: sigtimedwait(2) only reads the local values `sigcont` and `no_wait`.
     let taken = unsafe { libc::sigtimedwait(sigcont.as_ref(), std::ptr::null_mut(), &no_wait) };
     Ok(taken == libc::SIGCONT)
 }

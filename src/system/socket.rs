@@ -1,4 +1,4 @@
-//! Socket functions that the crates socket2 and tokio lack.
+//! Adds functions for sockets that the crates socket2 and tokio do not have.
 
 #![allow(unsafe_code)]
 
@@ -12,20 +12,21 @@ use tokio::io::unix::AsyncFd;
 /// Registers a non-blocking socket with tokio's runtime.
 ///
 /// # Errors
-/// If the runtime cannot watch another descriptor (epoll_ctl(2)).
+/// Returns an error if the kernel refuses to watch another descriptor for the runtime
+/// (epoll_ctl(2)).
 ///
 /// # Panics
-/// Outside a tokio runtime.
+/// Panics outside a tokio runtime.
 pub fn watch(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     // SAFETY: a Socket owns its descriptor, and never replaces the descriptor.
     Ok(unsafe { AsyncFd::register(socket)? })
 }
 
-/// The number of bytes that were written to a TCP socket but that the peer's kernel has not
-/// acknowledged yet. 0 if the kernel returns an error.
+/// Returns the number of bytes that this process has written to a TCP socket, but that the peer's
+/// kernel has not acknowledged yet. Returns 0 if the kernel reports an error.
 pub fn unacknowledged(socket: &impl AsRawFd) -> i32 {
     let mut bytes: libc::c_int = 0;
-    // SAFETY: the ioctl TIOCOUTQ, named SIOCOUTQ in tcp(7), writes one int.
+    // SAFETY: the ioctl TIOCOUTQ, which tcp(7) calls SIOCOUTQ, writes one int.
     let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &mut bytes) };
     if done == 0 { bytes } else { 0 }
 }
