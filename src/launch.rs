@@ -46,7 +46,7 @@ impl Launch {
     /// # Errors
     /// If the system refuses a resource, such as signals or the runtime.
     pub fn run(mut self, inherited: io::Result<Inherited>) -> anyhow::Result<ExitOutcome> {
-        let inherited = inherited.context("could not take over signals")?;
+        let inherited = inherited.context("could not take over the handling of signals")?;
         self.prepare();
         if let Err(mistake) = try_sandbox(&self.plan, &self.bound, &self.settings) {
             return Ok(announce::misconfigured(&[mistake]));

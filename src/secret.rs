@@ -35,7 +35,7 @@ impl fmt::Debug for Secret {
 
 /// The text that errors show in place of a secret value: the value's length.
 pub fn hidden(value: &str) -> String {
-    format!("a value of {} bytes, not shown", value.len())
+    format!("a value of {length} bytes, not shown", length = value.len())
 }
 
 /// Shows a value that is normally public, such as a path or a pin, in an error message. If the

@@ -151,8 +151,8 @@ fn the_check_explains_each_error_reply_of_redis() {
     let mut redis = server.direct();
     redis.ask(&["ACL", "SETUSER", "shy", "on", ">pw", "~*", "+get"]);
     redis.ask(&["ACL", "SETUSER", "open", "on", "nopass", "~*", "+@all"]);
-    let wrong = "compare the URL's user and password";
-    let missing = "put the user and password from the provider into REDIS_URL";
+    let wrong = "check that the URL contains the provider's user and password";
+    let missing = "put the provider's user and password into REDIS_URL";
     let cases = [
         (format!("default:{PASSWORD}@"), "auth", "ok", "", "the server is not authenticated"),
         (format!(":{PASSWORD}@"), "auth", "ok", "", "the server is not authenticated"),

@@ -45,8 +45,8 @@ const TASKS: [(Task, &str, &str); 4] = [
     (
         Task::Status,
         "status",
-        "Print the state of this user's running launchers and exit: with 0 if all is well, with 1 \
-         if a launcher fails, with 3 if no launcher runs",
+        "Print the state of this user's running launchers and exit with code 0 if all launchers \
+         work, 1 if a launcher fails, or 3 if no launcher runs",
     ),
 ];
 
@@ -250,7 +250,7 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
         && !is_name(word)
         && options::with_option().all(|(option, _)| !word.starts_with(&format!("--{option} ")))
     {
-        let shown = format!("an option of {} bytes, not shown", word.len());
+        let shown = format!("an option of {length} bytes, not shown", length = word.len());
         error.insert(ContextKind::InvalidArg, ContextValue::String(shown));
         // clap's suggestion of a similar option would show the word again.
         error.remove(ContextKind::Suggested);

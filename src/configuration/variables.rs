@@ -175,12 +175,12 @@ fn upstream_of(
         _ => Err(ConfigError::new(
             name,
             format!(
-                "leads to TLS port {port}, which is no valid port (the URL's port {} plus \
-                 {offset} from {}); set {} so that the sum is a port from 1 to 65535, or, if the \
-                 URL's port itself speaks TLS, write rediss://",
-                url.port,
-                sources.names().of(setting.variable),
-                setting.for_one(name),
+                "leads to TLS port {port}, which is not a valid port (the URL's port {url_port} \
+                 plus {offset} from {general}); set {specific} so that the sum is a port from 1 to \
+                 65535, or, if port {url_port} itself speaks TLS, write rediss://",
+                url_port = url.port,
+                general = sources.names().of(setting.variable),
+                specific = setting.for_one(name),
             ),
         )),
     }
@@ -324,7 +324,8 @@ mod tests {
             (&[("REDIS_URL", "redis://h:65535")], "REDIS_URL leads to TLS port 65536"),
             (
                 &[("REDIS_URL", "redis://h:1"), ("STUNNEL_PORT_OFFSET", "-1")],
-                "REDIS_URL leads to TLS port 0, which is no valid port (the URL's port 1 plus -1",
+                "REDIS_URL leads to TLS port 0, which is not a valid port (the URL's port 1 plus \
+                 -1",
             ),
             (&[("HEROKU_REDIS_X_URL", "redis://h:x")], "HEROKU_REDIS_X_URL has a port"),
             (&[("HEROKU_REDIS_X_URL", " redis://h")], "HEROKU_REDIS_X_URL contains white space"),

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 #[derive(Debug, Clone)]
 pub struct DrainGuard {
     /// This sender sends no messages. The drain waits until all senders are dropped.
-    #[expect(dead_code, reason = "dropping it is what counts")]
+    #[expect(dead_code, reason = "the drain ends when every `alive` has been dropped")]
     alive: mpsc::Sender<()>,
     command_ended: watch::Receiver<bool>,
 }

@@ -6,7 +6,7 @@
 use tokio::time::Instant;
 
 /// Sees the bytes that pass through a relay, and cannot change them.
-#[expect(clippy::wrong_self_convention, reason = "`from` says where bytes come from")]
+#[expect(clippy::wrong_self_convention, reason = "`from_app` receives bytes from the app")]
 pub trait Tap {
     /// The app has sent these bytes. The relay is about to write them to Redis, or to discard them
     /// if writing to Redis has failed.
