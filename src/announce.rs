@@ -106,8 +106,8 @@ fn why_without_effect(plan: &Plan) -> String {
         tunnelled.push("none");
     }
     format!(
-        "these settings are ignored, because each of them is for one variable, and that variable \
-         has no tunnel. Variables with a tunnel: {names}",
+        "these settings are ignored, because each setting is for a single variable that has no \
+         tunnel. Variables with a tunnel: {names}",
         names = tunnelled.join(" ")
     )
 }
@@ -201,8 +201,8 @@ fn status_up(page: &status::StatusListener) {
         warning!(
             at = "status-exposed",
             address = page.address,
-            msg = "other machines can read the status page. The page shows names of servers and \
-                   variables, and metrics, but no passwords. To allow only this machine, use an \
+            msg = "other machines can read the status page. The page shows metrics and the names \
+                   of servers and variables, but no passwords. To allow only this machine, use an \
                    address on 127.0.0.1",
         );
     }

@@ -145,7 +145,7 @@ async fn drain(tunnels: Drain, supervisor: &mut Supervisor, limit: Duration) -> 
                 at = "drain-cut",
                 signal,
                 msg = format!("connections were still open when signal {signal} arrived; \
-                               start-stunnel closes them"),
+                               start-stunnel closes these connections"),
             );
         }
         () = tokio::time::sleep(limit) => {
@@ -153,7 +153,7 @@ async fn drain(tunnels: Drain, supervisor: &mut Supervisor, limit: Duration) -> 
                 at = "drain-timeout",
                 msg = format!(
                     "connections were still open {limit:?} after COMMAND's end; start-stunnel \
-                     closes them"
+                     closes these connections"
                 ),
             );
         }

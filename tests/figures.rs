@@ -205,7 +205,7 @@ fn a_tunnel_fails_if_redis_is_down_behind_stunnel() {
     fail(&scene);
     let (text, code) = scene.status("REDIS_URL");
     assert!(text.contains(" FAILING since ") && code == 1, "{text}");
-    assert!(text.contains("Redis, behind its TLS proxy, may be down or starting"), "{text}");
+    assert!(text.contains("Redis may be down or starting behind its TLS proxy"), "{text}");
     assert_eq!(scene.json()["tunnels"][0]["last_failure"]["reason"], "unanswered");
     assert_eq!(scene.metric(SUCCESS), first);
 }

@@ -109,9 +109,9 @@ pub fn command() -> Command {
         .long_about(
             "Runs COMMAND and tunnels its Redis traffic over TLS.\n\n\
              For each Redis URL in the environment (REDIS_URL and others), start-stunnel opens a \
-             plaintext port on 127.0.0.1, tunnels it to the server over TLS, points the variable \
-             to that port, and runs COMMAND. Every option can also be set with a variable, without \
-             a change to the command line.",
+             plaintext port on 127.0.0.1, tunnels this port to the server over TLS, points the \
+             variable to this port, and runs COMMAND. Every option can also be set with a \
+             variable, without a change to the command line.",
         )
         .args_override_self(true)
         .override_usage("start-stunnel [OPTIONS] [--] COMMAND [ARG]...")

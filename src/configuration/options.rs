@@ -139,9 +139,9 @@ settings! {
     }, {
         default: "auto",
         value_name: "MODE",
-        help: "Restrict the launcher with Landlock once COMMAND runs: auto (as far as possible), \
-               off, or require (test Landlock before COMMAND starts, and exit with code 78 if the \
-               test fails)",
+        help: "Restrict the launcher with Landlock once COMMAND runs: auto (as far as the kernel \
+               allows), off, or require (test Landlock before COMMAND starts, and exit with code \
+               78 if the test fails)",
     }
 
     [Tunnel]
@@ -280,8 +280,8 @@ settings! {
     }
     MAX_CONNECTIONS: Option<NonZeroUsize> = values::at_least_one, {
         value_name: "N",
-        help: "Maximum connections to Redis per tunnel; further app connections wait in a queue, \
-               at most for the connect timeout",
+        help: "Maximum number of connections to Redis per tunnel; further app connections wait in \
+               a queue, at most for the connect timeout",
         is_common: true,
         is_per_url: true,
     }

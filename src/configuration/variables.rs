@@ -140,8 +140,8 @@ fn url_in(
     let Some(value) = lookup(environment, name) else {
         let Some(list) = list else { return Ok(None) };
         let problem = format!(
-            "is not set, but {list} lists this variable; set the variable, or remove it from the \
-             list"
+            "is not set, but {list} lists this variable; set the variable, or remove the variable \
+             from the list"
         );
         return Err(ConfigError::new(name, problem));
     };
@@ -350,7 +350,7 @@ mod tests {
         let environment = environment(&[("REDIS_STUNNEL_URLS", "B")]);
         let errors = read(&["--urls", "REDIS_ULR"], &environment).unwrap_err();
         let expected = "REDIS_ULR is not set, but --urls lists this variable; set the variable, or \
-                        remove it from the list";
+                        remove the variable from the list";
         assert_eq!(errors, [expected]);
     }
 

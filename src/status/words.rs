@@ -138,10 +138,10 @@ pub fn advice(tunnel: &TunnelSnapshot) -> Option<String> {
     let last_success = tunnel.counts.last_success;
     if recent.max_clients > 0 {
         return Some(format!(
-            "Redis was probably at its client limit: {refused} refused in the last 5 min, {open} \
-             open now. {remedy}",
-            refused = counted(recent.max_clients, "connection"),
-            open = counted(tunnel.open_to_server, "connection"),
+            "Redis was probably at its client limit: {connections} refused in the last 5 \
+             min, {open_connections} open now. {remedy}",
+            connections = counted(recent.max_clients, "connection"),
+            open_connections = counted(tunnel.open_to_server, "connection"),
             remedy = capitalized(&client_limit::remedy()),
         ));
     }
@@ -180,7 +180,10 @@ fn is_at_limit(tunnel: &TunnelSnapshot) -> bool {
 fn failures(tunnel: &TunnelSnapshot) -> Row {
     let recent = &tunnel.recent;
     let mut parts = vec![match recent.failed_in_all() {
-        0 => format!("none of {} in the last 5 min", counted(recent.accepted, "app connection")),
+        0 => format!(
+            "none of {app_connections} in the last 5 min",
+            app_connections = counted(recent.accepted, "app connection")
+        ),
         failed => format!("last 5 min: {failed} of {}{}", recent.accepted, reasons(recent)),
     }];
     if let Some(failure) = &tunnel.failure {

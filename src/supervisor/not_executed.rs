@@ -94,7 +94,7 @@ pub fn explain(path: &Path, error: Errno) -> NotExecuted {
                 ),
                 _ => format!(
                     "{file} is neither a script nor a program for this system. Check whether the \
-                     file is damaged, or contains no program"
+                     file is damaged or contains data"
                 ),
             }),
             None => None,

@@ -149,10 +149,7 @@ fn misconfigured(what: &Misconfiguration, tunnel: &Tunnel) -> Described {
         ),
         Misconfiguration::Pin(pin) => Described::new(
             FailureReason::Pin,
-            format!(
-                "the server's key differs from the configured pin; the pin of the server's key \
-                     is {pin}"
-            ),
+            format!("the server's key differs from the pin; the key's pin is {pin}"),
             another_pin(tunnel),
         ),
         Misconfiguration::ClientCertificateWanted => Described::new(
@@ -199,7 +196,7 @@ fn another_pin(tunnel: &Tunnel) -> String {
     };
     format!(
         "someone may intercept the connection. If the provider confirms a new key, set {pin} to \
-         the new pin{instead}, or append the new pin to the old pin after a ;"
+         the new pin{instead}, or append ; and the new pin"
     )
 }
 
@@ -211,8 +208,8 @@ pub fn certificate(flaw: Flaw, tunnel: &Tunnel) -> String {
     let cure = match flaw {
         Flaw::Name => format!("set {name} to a name in the certificate, or set {verify}=ca"),
         Flaw::Expired => format!(
-            "renew the server's certificate. Until the server has the new certificate, set \
-             {verify}=none and set {pin} to the server's pin"
+            "renew the server's certificate. Until the renewal, set {verify}=none and set {pin} to \
+             the server's pin"
         ),
         Flaw::NotYetValid => format!(
             "check this machine's clock. If the clock is right, set {verify}=none and set {pin} to \
@@ -226,7 +223,7 @@ pub fn certificate(flaw: Flaw, tunnel: &Tunnel) -> String {
     match names.full_by_url {
         false => cure,
         true => format!(
-            "the parameter ssl_cert_reqs in {variable} requires full verification: {cure}",
+            "ssl_cert_reqs in {variable} requires full verification: {cure}",
             variable = tunnel.variable()
         ),
     }
@@ -240,15 +237,14 @@ fn chain(tunnel: &Tunnel, [verify, ca, pin]: [&str; 3]) -> String {
         None => format!("set {ca} to the server's CA"),
         Some(_) => {
             format!(
-                "none of the configured CAs signed the server's certificate chain: set {ca} to \
-                     the CA that signed the chain"
+                "no configured CA signed the server's certificate chain: set {ca} to the chain's CA"
             )
         }
     };
     match trust.pins.is_empty() {
         true => format!(
-            "{add_ca}, or set {verify}=none and {pin} to the server's pin (start-stunnel --check \
-             prints the pin)"
+            "{add_ca}, or set {verify}=none and {pin} to the server's pin (see start-stunnel \
+             --check)"
         ),
         false => format!(
             "{verify} requires a valid certificate chain, even if a pin is set: {add_ca}, or set \
@@ -274,9 +270,9 @@ fn unknown_name(tunnel: &Tunnel) -> String {
 fn no_tls_here(tunnel: &Tunnel) -> String {
     let (variable, port) = (tunnel.variable(), tunnel.route.upstream.port);
     format!(
-        "if the server speaks TLS on the next port, {next}, write redis:// instead of rediss:// in \
-         {variable}; if the server speaks TLS on another port, put that port into {variable}; if \
-         this Redis has no TLS, write redis:// and set {enabled}=false",
+        "if TLS is on the next port, {next}, write redis:// instead of rediss:// in {variable}; if \
+         TLS is on another port, put that port into {variable}; if this Redis has no TLS, write \
+         redis:// and set {enabled}=false",
         next = u32::from(port) + 1,
         enabled = tunnel.route.setting_names.of(names::ENABLED),
     )
@@ -292,8 +288,8 @@ fn another_port(tunnel: &Tunnel) -> String {
     let sign = if offset < 0 { '-' } else { '+' };
     format!(
         "check the TLS port, {port} (the URL's port {url_port} {sign} {offset}): if port \
-         {url_port} itself speaks TLS, write rediss:// in {variable}; if TLS is on another port, \
-         set {variable}_{setting}; if this Redis has no TLS, set {enabled}=false",
+         {url_port} speaks TLS, write rediss://; if TLS is on another port, set \
+         {variable}_{setting}; if this Redis has no TLS, set {enabled}=false",
         offset = offset.unsigned_abs(),
         url_port = i32::from(port) - offset,
         setting = names::PORT_OFFSET,
@@ -320,7 +316,7 @@ pub fn full() -> String {
 /// The hint if Redis closed a connection instead of answering. The caller must have closed its side
 /// of that connection, because the hint shows the number of open connections.
 pub fn unanswered(tunnel: &Tunnel) -> String {
-    let down = "Redis, behind its TLS proxy, may be down or starting";
+    let down = "Redis may be down or starting behind its TLS proxy";
     client_limit::suspicion(tunnel.open_to_server(), down)
 }
 
