@@ -109,9 +109,9 @@ fn why_without_effect(plan: &Plan) -> String {
         tunnelled.push("none");
     }
     format!(
-        "ignored: each of these settings is for one variable, and that variable has no tunnel. \
-         Variables with a tunnel: {}",
-        tunnelled.join(" ")
+        "these settings are ignored, because each setting is for a single variable that has no \
+         tunnel. Variables with a tunnel: {names}",
+        names = tunnelled.join(" ")
     )
 }
 
@@ -122,9 +122,9 @@ fn how_to_include(plan: &Plan, others: &[String]) -> String {
     let all: Vec<_> = names.filter(|name| is_variable_name(name)).collect();
     format!(
         "these variables hold Redis URLs, but get no tunnel. To tunnel these URLs too, set \
-         {}=\"{}\"",
-        names::URLS,
-        all.join(" ")
+         {urls}=\"{all}\"",
+        urls = names::URLS,
+        all = all.join(" ")
     )
 }
 
@@ -157,8 +157,8 @@ fn left_alone(plan: &Plan) {
 pub fn why_untouched(variables: &str) -> String {
     format!(
         "no tunnel is needed for {variables}: each URL already points to a tunnel, or \
-         {}=passthrough leaves TLS to the app",
-        options::REDISS.declaration.variable
+         {rediss}=passthrough leaves TLS to the app",
+        rediss = options::REDISS.declaration.variable
     )
 }
 
@@ -172,7 +172,8 @@ fn port_taken(route: &Route, wanted: u16, local: &Local) {
             var = route.variables.join(" "),
             wanted,
             port,
-            msg = "the port is taken; the tunnel uses another one, and COMMAND's URL points to it",
+            msg = "the wanted port is taken; the tunnel uses another port, and COMMAND's URL \
+                   points to that port",
         );
     }
 }
@@ -204,8 +205,8 @@ fn status_up(page: &status::StatusListener) {
         warning!(
             at = "status-exposed",
             address = page.address,
-            msg = "other machines can read the status page. The page shows names of servers and \
-                   variables, and metrics, but no passwords. To allow only this machine, use an \
+            msg = "other machines can read the status page. The page shows metrics and the names \
+                   of servers and variables, but no passwords. To allow only this machine, use an \
                    address on 127.0.0.1",
         );
     }

@@ -50,7 +50,7 @@ impl Launch {
     /// Returns an error if the system refuses a resource that the launcher needs to handle signals
     /// or to run tasks.
     pub fn run(mut self, inherited: io::Result<Inherited>) -> anyhow::Result<ExitOutcome> {
-        let inherited = inherited.context("could not take over signals")?;
+        let inherited = inherited.context("could not take over the handling of signals")?;
         self.prepare();
         if let Err(mistake) = try_sandbox(&self.plan, &self.bound, &self.settings) {
             return Ok(announce::misconfigured(&[mistake]));
@@ -152,7 +152,7 @@ async fn drain(tunnels: Drain, supervisor: &mut Supervisor, limit: Duration) -> 
                 at = "drain-cut",
                 signal,
                 msg = format!("connections were still open when signal {signal} arrived; \
-                               start-stunnel closes them"),
+                               start-stunnel closes these connections"),
             );
         }
         () = tokio::time::sleep(limit) => {
@@ -160,7 +160,7 @@ async fn drain(tunnels: Drain, supervisor: &mut Supervisor, limit: Duration) -> 
                 at = "drain-timeout",
                 msg = format!(
                     "connections were still open {limit:?} after COMMAND's end; start-stunnel \
-                     closes them"
+                     closes these connections"
                 ),
             );
         }

@@ -36,8 +36,8 @@ pub struct Bound {
 /// `--port-taken fail`: a port that another program uses, and a plan without a Redis URL.
 pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
     if settings.port_taken == PortTaken::Fail && !plan.found_urls() {
-        let problem = "is fail, for a port that other programs rely on. But nothing would listen \
-                       on that port";
+        let problem = "is fail, so other programs may rely on a local port, but start-stunnel \
+                       would open no local port";
         let problem = format!("{problem}: {}", names::NO_URL);
         return Err(settings.wrong(&options::PORT_TAKEN, problem));
     }
@@ -88,8 +88,8 @@ impl Bound {
                 address = %address,
                 error = %error,
                 hint = format!(
-                    "set {} to another port, or to unix",
-                    options::STATUS_ADDRESS.declaration.variable
+                    "set {address} to another port, or to unix",
+                    address = options::STATUS_ADDRESS.declaration.variable
                 ),
             ),
         }
@@ -118,9 +118,9 @@ impl Bound {
 fn not_bound(plan: &Plan, settings: &Settings, index: usize, error: &io::Error) -> ConfigError {
     if is_out_of_descriptors(error) {
         let problem = format!(
-            "need {} tunnels, more than the limit on open files allows ({error}); raise the limit \
-             on open files (ulimit -n, LimitNOFILE= of systemd, --ulimit nofile= of docker)",
-            plan.routes.len()
+            "need {tunnels} tunnels, more than the limit on open files allows ({error}); raise the \
+             limit on open files (ulimit -n, LimitNOFILE= of systemd, --ulimit nofile= of docker)",
+            tunnels = plan.routes.len()
         );
         return ConfigError::new("the Redis URLs", problem);
     }
@@ -133,8 +133,8 @@ fn not_bound(plan: &Plan, settings: &Settings, index: usize, error: &io::Error) 
     }
     let remedy = match error.kind() {
         io::ErrorKind::AddrInUse => format!(
-            "stop the program that uses this port, set another port, or set {}=move",
-            settings.name_of(&options::PORT_TAKEN)
+            "stop the program that uses this port, set another port, or set {port_taken}=move",
+            port_taken = settings.name_of(&options::PORT_TAKEN)
         ),
         _ => "set a port from 1024 to 65535, or set 0".to_owned(),
     };

@@ -16,5 +16,6 @@ pub const URLS: &str = "REDIS_STUNNEL_URLS";
 pub const VERIFY: &str = "STUNNEL_VERIFY";
 
 /// The message that the user gets if no variable holds a Redis URL.
-pub const NO_URL: &str = "none of REDIS_URL HEROKU_REDIS_* REDIS_ENDPOINT_*_URL holds a Redis URL. \
-                          Set REDIS_URL, or list your variables in REDIS_STUNNEL_URLS";
+pub const NO_URL: &str = "none of the variables REDIS_URL, HEROKU_REDIS_* and REDIS_ENDPOINT_*_URL \
+                          holds a Redis URL. Set REDIS_URL, or list your variables in \
+                          REDIS_STUNNEL_URLS";

@@ -114,7 +114,10 @@ impl Rights {
         };
         thread::scope(|scope| match thread::Builder::new().spawn_scoped(scope, attempt) {
             Ok(thread) => thread.join().unwrap_or_else(|_| failed("the trial panicked")),
-            Err(error) => failed(format!("could not start a thread to try the sandbox: {error}")),
+            Err(error) => failed(format!(
+                "could not start a thread for the test of the sandbox: \
+                                          {error}"
+            )),
         })
     }
 

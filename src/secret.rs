@@ -36,7 +36,7 @@ impl fmt::Debug for Secret {
 /// Returns the text that errors show in place of the secret `value`. The text contains only the
 /// value's length.
 pub fn hidden(value: &str) -> String {
-    format!("a value of {} bytes, not shown", value.len())
+    format!("a value of {length} bytes, not shown", length = value.len())
 }
 
 /// Returns the text that an error shows for `value`, which is normally public, such as a path or a

@@ -64,10 +64,10 @@ fn bin_suites_fails_if_a_different_result_is_unexplained() {
     assert_eq!(ended.code(), 1, "{ended:?}");
     // If the pool is off, bin/suites accepts no explanation for a different result.
     let off = "\n  tests.a::counts_clients: direct passed, off failed\n\
-        redis-py, off: 1 of 2 results differ from those with direct; unexplained: 1\n";
+        redis-py, off: 1 of 2 results differ from the results with direct; unexplained: 1\n";
     let auto = "\n  tests.a::counts_clients: direct passed, auto failed (explained)\n  \
         tests.a::sets: direct absent, auto failed\n\
-        redis-py, auto: 2 of 3 results differ from those with direct; unexplained: 1\n";
+        redis-py, auto: 2 of 3 results differ from the results with direct; unexplained: 1\n";
     assert!(ended.stdout.contains(off) && ended.stdout.ends_with(auto), "{ended:?}");
 
     let explained = suites("direct auto", &failing_in("auto", ":")).ok();

@@ -401,18 +401,18 @@ fn a_hint_names_the_setting_that_takes_effect() {
     let url = &*server.url();
     let plaintext = &*format!("rediss://127.0.0.1:{}", server.port);
     let asking = &*format!("{url}?ssl_cert_reqs=required");
-    let in_url = "ssl_cert_reqs in REDIS_URL demands full verification: set STUNNEL_CA_FILE to";
+    let in_url = "ssl_cert_reqs in REDIS_URL requires full verification: set STUNNEL_CA_FILE to";
     let no_ca = "set STUNNEL_CA_FILE to the server's CA, or set STUNNEL_VERIFY=none and \
                  STUNNEL_PIN to the server's pin (see start-stunnel --check)";
-    let pinned = "a pin does not replace the chain that STUNNEL_VERIFY demands: set \
-                  STUNNEL_CA_FILE to the server's CA, or set STUNNEL_VERIFY=none to check only \
-                  the pin";
-    let other_ca = "none of the configured CAs signed this chain: set STUNNEL_CA_FILE to the \
-                    chain's issuer, or set STUNNEL_VERIFY=none";
+    let pinned = "STUNNEL_VERIFY requires a valid certificate chain, even if a pin is set: set \
+                  STUNNEL_CA_FILE to the server's CA, or set STUNNEL_VERIFY=none to check only the \
+                  pin";
+    let other_ca = "no configured CA signed the server's certificate chain: set STUNNEL_CA_FILE to \
+                    the chain's CA, or set STUNNEL_VERIFY=none";
     let no_tls = &*format!(
-        "if TLS is on the next port, {}, write redis:// in REDIS_URL; if TLS is on another port, \
-         put that port into REDIS_URL; if this Redis has no TLS, write redis:// and set \
-         STUNNEL_ENABLED=false",
+        "if TLS is on the next port, {}, write redis:// instead of rediss:// in REDIS_URL; if TLS \
+         is on another port, put that port into REDIS_URL; if this Redis has no TLS, write \
+         redis:// and set STUNNEL_ENABLED=false",
         server.port + 1
     );
     let new_pin = "set REDIS_URL_STUNNEL_PIN to the new pin";

@@ -157,13 +157,17 @@ fn health_checks_fail_if_no_variable_holds_a_redis_url() {
     };
     let table = run(&["--check"], &MISNAMED);
     assert_eq!(table.code(), 78, "{table:?}");
-    assert!(table.stdout.contains("none of REDIS_URL HEROKU_REDIS_*"), "{}", table.stdout);
+    assert!(
+        table.stdout.contains("none of the variables REDIS_URL, HEROKU_REDIS_*"),
+        "{}",
+        table.stdout
+    );
     let json = run(&["--log-format", "json", "--check"], &MISNAMED);
     assert_eq!((json.code(), json.stdout.as_str()), (78, ""), "{json:?}");
-    assert!(json.stderr.contains("none of REDIS_URL"), "{}", json.stderr);
+    assert!(json.stderr.contains("none of the variables REDIS_URL"), "{}", json.stderr);
     let (code, body) = readiness(&MISNAMED);
     assert_eq!(code, 503, "{body}");
-    assert!(body.contains("none of REDIS_URL"), "{body}");
+    assert!(body.contains("none of the variables REDIS_URL"), "{body}");
     let fixed_port = ["--port-taken", "fail", "echo", "ran"];
     let log = Launcher::new(fixed_port).settings(&MISNAMED).refused();
     assert_eq!(logged(&log, "config-error", "var"), ["--port-taken"]);

@@ -220,11 +220,11 @@ fn clients(info: &str) -> Option<Clients> {
 fn mode_advice(mode: &str) -> Option<&'static str> {
     match mode {
         "cluster" => Some(
-            "this server is a node of a Redis Cluster. Keys of this node work. For keys of other \
-             nodes, this node answers MOVED, and a cluster client then connects to the other nodes \
-             directly, bypassing the tunnel and without TLS. Use a client that does its own TLS \
-             (STUNNEL_REDISS=passthrough), a proxy in front of the cluster, or a Redis with \
-             cluster mode disabled",
+            "this server is a node of a Redis Cluster. Commands for this node's own keys work. For \
+             keys of other nodes, this node answers MOVED, and a cluster client then connects to \
+             the other nodes directly, bypassing the tunnel and without TLS. Use a client that \
+             does its own TLS (STUNNEL_REDISS=passthrough), a proxy in front of the cluster, or a \
+             Redis with cluster mode disabled",
         ),
         "sentinel" => Some(
             "this server is a Redis Sentinel. A Sentinel tells the client the master's address, \

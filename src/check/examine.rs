@@ -123,7 +123,7 @@ fn pin_outcome(trust: &Trust, certificate: &Certificate) -> (Outcome, &'static s
     match &trust.pins[..] {
         [] => (Outcome::Skipped, "no pin is set"),
         _ if trust.pin_holds(&certificate.pin) => (Outcome::Ok, ""),
-        _ => (Outcome::Failed, "the server's key matches no pin"),
+        _ => (Outcome::Failed, "the server's key matches none of the configured pins"),
     }
 }
 

@@ -47,8 +47,8 @@ const TASKS: [(Task, &str, &str); 4] = [
     (
         Task::Status,
         "status",
-        "Print the state of this user's running launchers and exit: with 0 if all is well, with 1 \
-         if a launcher fails, with 3 if no launcher runs",
+        "Print the state of this user's running launchers and exit with code 0 if all launchers \
+         work, 1 if a launcher fails, or 3 if no launcher runs",
     ),
 ];
 
@@ -111,9 +111,9 @@ pub fn command() -> Command {
         .long_about(
             "Runs COMMAND and tunnels its Redis traffic over TLS.\n\n\
              For each Redis URL in the environment (REDIS_URL and others), start-stunnel opens a \
-             plaintext port on 127.0.0.1, tunnels it to the server over TLS, points the variable \
-             to that port, and runs COMMAND. Every option can also be set with a variable, without \
-             a change to the command line.",
+             plaintext port on 127.0.0.1, tunnels this port to the server over TLS, points the \
+             variable to this port, and runs COMMAND. Every option can also be set with a \
+             variable, without a change to the command line.",
         )
         .args_override_self(true)
         .override_usage("start-stunnel [OPTIONS] [--] COMMAND [ARG]...")
@@ -258,7 +258,7 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
         && !is_name(word)
         && options::with_option().all(|(option, _)| !word.starts_with(&format!("--{option} ")))
     {
-        let shown = format!("an option of {} bytes, not shown", word.len());
+        let shown = format!("an option of {length} bytes, not shown", length = word.len());
         error.insert(ContextKind::InvalidArg, ContextValue::String(shown));
         // Remove clap's suggestion of a similar option, because the suggestion would quote the
         // hidden word.

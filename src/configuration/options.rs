@@ -124,8 +124,9 @@ settings! {
     ENABLED: bool = values::boolean, {
         default: "true",
         value_name: "yes|no",
-        help: "1/true/yes/on or 0/false/no/off, any case. If false, the launcher becomes COMMAND \
-               (exec, same pid, same environment). Any other value is an error",
+        help: "Enable the tunnels: 1/true/yes/on or 0/false/no/off, in upper or lower case; any \
+               other value is an error. If false, start-stunnel replaces itself with COMMAND \
+               (exec, same pid, same environment)",
     }
     FORWARD_SIGNALS: ForwardSignals = |text| {
         use ForwardSignals::{Always, Auto, Never};
@@ -133,8 +134,8 @@ settings! {
     }, {
         default: "auto",
         value_name: "WHEN",
-        help: "Forward signals to COMMAND: auto (all, but on a Heroku dyno not SIGTERM, which the \
-               dyno manager sends to every process), always, or never",
+        help: "When to forward signals to COMMAND: always, never, or auto (always, except SIGTERM \
+               on a Heroku dyno, because the dyno manager sends SIGTERM to every process)",
     }
     SANDBOX: SandboxMode = |text| {
         use SandboxMode::{Auto, Off, Require};
@@ -142,8 +143,9 @@ settings! {
     }, {
         default: "auto",
         value_name: "MODE",
-        help: "Restrict the launcher with Landlock once COMMAND runs: auto (as far as possible), \
-               off, or require (a trial before COMMAND starts; exit 78 if the trial fails)",
+        help: "Restrict the launcher with Landlock once COMMAND runs: auto (as far as the kernel \
+               allows), off, or require (test Landlock before COMMAND starts, and exit with code \
+               78 if the test fails)",
     }
 
     [Tunnel]
@@ -165,7 +167,7 @@ settings! {
     PORT_OFFSET: i32 = values::offset, {
         default: "1",
         value_name: "N",
-        help: "TLS port = URL port + this offset, for redis:// and valkey:// URLs",
+        help: "For redis:// and valkey:// URLs: the TLS port is the URL's port plus this number",
         is_per_url: true,
     }
     LISTEN_PORT: u16 = values::port_or_zero, {
@@ -178,8 +180,8 @@ settings! {
         |text| one_of(text, "move or fail", [PortTaken::Move, PortTaken::Fail]), {
         default: "move",
         value_name: "WHAT",
-        help: "If a local port is taken: move to a port chosen by the kernel (logged), or fail \
-               with exit code 78, for ports that other programs rely on",
+        help: "What to do if a local port is taken: move (use a port chosen by the kernel; \
+               logged), or fail (exit with code 78; for ports that other programs rely on)",
     }
     LISTEN: Listen = |text| one_of(text, "tcp or unix", [Listen::Tcp, Listen::Unix]), {
         default: "tcp",
@@ -193,8 +195,8 @@ settings! {
         |text| one_of(text, "none, ca or full", [Verify::None, Verify::Ca, Verify::Full]), {
         default: "none",
         value_name: "LEVEL",
-        help: "Verification of the server: none; ca (verify the certificate chain); full (verify \
-               chain and host name)",
+        help: "How to verify the server: none, ca (verify the certificate chain), or full (verify \
+               the chain and the host name)",
         is_common: true,
         is_per_url: true,
     }
@@ -214,8 +216,9 @@ settings! {
     }
     PIN: Vec<Pin> = values::pins, {
         value_name: "PINS",
-        help: "sha256//BASE64 of the server key's SubjectPublicKeyInfo, as in curl's \
-               --pinnedpubkey; separate several pins with ;. Checked under every --verify level",
+        help: "Hash of the server's public key (SubjectPublicKeyInfo) as sha256//BASE64, like \
+               curl's --pinnedpubkey. Separate several pins with semicolons. Pins are checked \
+               under every --verify level",
         is_common: true,
         is_per_url: true,
     }
@@ -248,7 +251,8 @@ settings! {
     CONNECT_TIMEOUT: Duration = values::positive_duration, {
         default: "10s",
         value_name: "DURATION",
-        help: "Time limit for queueing, name lookup, TCP and TLS handshake together",
+        help: "Time limit for connecting to Redis: queueing, name lookup, TCP connection and TLS \
+               handshake together",
     }
     CONNECT_RETRY: bool = values::boolean, {
         old_variable: Some("STUNNEL_CONNECTION_RETRY"),
@@ -264,23 +268,24 @@ settings! {
     DRAIN_TIMEOUT: Duration = values::duration, {
         default: "5s",
         value_name: "DURATION",
-        help: "After COMMAND exits, time limit for sending what COMMAND has already written",
+        help: "Time limit for sending, after COMMAND exits, the bytes that COMMAND has already \
+               written",
     }
     POOL: PoolMode =
         |text| one_of(text, "off, on or auto", [PoolMode::Off, PoolMode::On, PoolMode::Auto]), {
         default: "auto",
         value_name: "MODE",
-        help: "off: plain tunnel. on: when the app closes a connection cleanly, keep the \
-               connection to Redis open; when the app connects again, clear this connection \
-               with RESET, and reuse it. auto: like off, switching to on while the app \
-               reconnects frequently",
+        help: "Reuse of connections to Redis: off (one new connection per app connection), on \
+               (when the app closes a connection cleanly, keep the connection to Redis open, and \
+               clear it with RESET before the next app connection uses it), or auto (on while the \
+               app reconnects frequently, otherwise off)",
         is_common: true,
         is_per_url: true,
     }
     MAX_CONNECTIONS: Option<NonZeroUsize> = values::at_least_one, {
         value_name: "N",
-        help: "Maximum connections to Redis per tunnel; further app connections wait in a queue, \
-               at most for the connect timeout",
+        help: "Maximum number of connections to Redis per tunnel; further app connections wait in \
+               a queue, at most for the connect timeout",
         is_common: true,
         is_per_url: true,
     }

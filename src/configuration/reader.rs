@@ -99,7 +99,7 @@ impl<'a> Reader<'a> {
         {
             let old = &old.name;
             self.report(variable.wrong(format!(
-                "and {old} are two names of one setting, and have different values; unset {old}"
+                "and {old} name the same setting, but have different values; unset {old}"
             )));
         }
     }

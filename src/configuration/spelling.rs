@@ -36,8 +36,8 @@ pub fn check(reader: &mut Reader<'_>, plan: &mut Plan) {
             reader.report(ConfigError::new(
                 name,
                 format!(
-                    "is not a setting, and looks like a misspelling of {intended}; rename it to \
-                     {intended}, or unset it"
+                    "is not a setting, but looks like a misspelling of {intended}; rename the \
+                     variable to {intended}, or unset the variable"
                 ),
             ));
         } else {
@@ -120,7 +120,7 @@ mod tests {
             ("A_STUNNEL_B_STUNNEL_POL", "on", "A_STUNNEL_B_STUNNEL_POOL"),
         ] {
             let errors = unused(&[], &[(name, value)]).expect_err(name);
-            let expected = format!("{name} is not a setting, and looks like a misspelling of");
+            let expected = format!("{name} is not a setting, but looks like a misspelling of");
             assert_eq!(errors.len(), 1, "{errors:?}");
             assert!(errors[0].starts_with(&format!("{expected} {intended};")), "{errors:?}");
         }

@@ -147,8 +147,8 @@ pub fn read_pem(found: &Found<'_>) -> Result<String, ConfigError> {
     if found.setting.variable == names::CA_PEM {
         return Err(found.wrong(format!(
             "is not PEM text; expected text that contains -----BEGIN CERTIFICATE-----. To give the \
-             path of a file, set {} instead",
-            names::CA_FILE
+             path of a file, set {ca_file} instead",
+            ca_file = names::CA_FILE
         )));
     }
     let mut text = String::new();

@@ -142,8 +142,8 @@ fn url_in(
     let Some(value) = lookup(environment, name) else {
         let Some(list) = list else { return Ok(None) };
         let problem = format!(
-            "is not set, but {list} lists this variable; set the variable, or remove it from the \
-             list"
+            "is not set, but {list} lists this variable; set the variable, or remove the variable \
+             from the list"
         );
         return Err(ConfigError::new(name, problem));
     };
@@ -178,12 +178,12 @@ fn upstream_of(
         _ => Err(ConfigError::new(
             name,
             format!(
-                "leads to TLS port {port}, which is no valid port (the URL's port {} plus \
-                 {offset} from {}); set {} so that the sum is a port from 1 to 65535, or, if the \
-                 URL's port itself speaks TLS, write rediss://",
-                url.port,
-                sources.names().of(setting.variable),
-                setting.for_one(name),
+                "leads to TLS port {port}, which is not a valid port (the URL's port {url_port} \
+                 plus {offset} from {general}); set {specific} so that the sum is a port from 1 to \
+                 65535, or, if port {url_port} itself speaks TLS, write rediss://",
+                url_port = url.port,
+                general = sources.names().of(setting.variable),
+                specific = setting.for_one(name),
             ),
         )),
     }
@@ -328,7 +328,8 @@ mod tests {
             (&[("REDIS_URL", "redis://h:65535")], "REDIS_URL leads to TLS port 65536"),
             (
                 &[("REDIS_URL", "redis://h:1"), ("STUNNEL_PORT_OFFSET", "-1")],
-                "REDIS_URL leads to TLS port 0, which is no valid port (the URL's port 1 plus -1",
+                "REDIS_URL leads to TLS port 0, which is not a valid port (the URL's port 1 plus \
+                 -1",
             ),
             (&[("HEROKU_REDIS_X_URL", "redis://h:x")], "HEROKU_REDIS_X_URL has a port"),
             (&[("HEROKU_REDIS_X_URL", " redis://h")], "HEROKU_REDIS_X_URL contains white space"),
@@ -353,7 +354,7 @@ mod tests {
         let environment = environment(&[("REDIS_STUNNEL_URLS", "B")]);
         let errors = read(&["--urls", "REDIS_ULR"], &environment).unwrap_err();
         let expected = "REDIS_ULR is not set, but --urls lists this variable; set the variable, or \
-                        remove it from the list";
+                        remove the variable from the list";
         assert_eq!(errors, [expected]);
     }
 

@@ -143,9 +143,9 @@ impl RedisUrl {
         }
         if host_and_port.contains([',', ';']) {
             return Err(
-                "is a list of hosts, but a tunnel leads to one host; give each host a variable of \
-                 its own and list these variables in REDIS_STUNNEL_URLS, or name one host that \
-                 always leads to the primary",
+                "contains several hosts, but a tunnel leads to one host; give each host a variable \
+                 of its own and list these variables in REDIS_STUNNEL_URLS, or write one host name \
+                 that always leads to the primary",
             );
         }
         let (host, port) = split_port(host_and_port)?;

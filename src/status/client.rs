@@ -139,8 +139,9 @@ fn parse(answer: &str) -> io::Result<Answer> {
     let (code, headers) = head.split_once("\r\n").unwrap_or((head, ""));
     if code != "HTTP/1.1 200 OK" {
         return Err(io::Error::other(format!(
-            "the launcher seems to have another version ({})",
-            without_controls(code)
+            "the launcher seems to have another version than this start-stunnel (answer: \
+             {status})",
+            status = without_controls(code)
         )));
     }
     let well = headers.lines().any(|line| line == format!("{WELL}: true"));

@@ -101,11 +101,11 @@ const TUNNEL: &[Metric<TunnelSnapshot>] = metrics! { t:
         = Handshake::WORDS.into_iter().zip(&t.counts.handshakes)
             .map(|(mode, all)| (vec![("mode", mode.to_owned())], Durations(all))).collect();
     Histogram connection_wait_seconds
-        "Time from accepting an app connection until Redis was ready for it"
+        "Time from accepting an app connection until its connection to Redis was ready"
         = vec![(Vec::new(), Durations(&t.counts.connection_wait))];
     Histogram reply_wait_seconds
-        "Time from a request to the first byte of its reply, without requests sent while another \
-         reply was pending"
+        "Time from a request to the first byte of its reply; requests sent while another reply was \
+         pending are not measured"
         = vec![(Vec::new(), Durations(&t.counts.reply_wait))];
     Gauge longest_wait_for_reply_seconds
         "Longest time that a connection has been waiting for Redis's next reply"
@@ -124,7 +124,7 @@ const TUNNEL: &[Metric<TunnelSnapshot>] = metrics! { t:
     Gauge tunnel_failing "1 if /readyz reports the tunnel as failing, otherwise 0"
         = whole(t.failing_since.is_some().into());
     Gauge server_certificate_expiry_timestamp_seconds
-        "When the server certificate of the latest full TLS handshake expires"
+        "Expiry time of the server certificate that the latest full TLS handshake showed"
         = optional(t.certificate.as_ref().map(|shown| shown.expires.max(0) as u64));
     Info tunnel "The server to which the tunnel leads, and the tunnel's --verify level"
         = info(&[("upstream", &t.labels.upstream), ("verify", t.labels.verify)]);
@@ -138,7 +138,7 @@ const LAUNCHER: &[Metric<StatusReport>] = metrics! { r:
             CommandState::WORDS.map(|word| u64::from(word == r.command.state.word())));
     Gauge command_start_time_seconds "When COMMAND was started" = time(Some(r.command.started));
     Gauge event_loop_lag_seconds
-        "How long a task had to wait for the launcher's thread, measured for this scrape"
+        "Time that a task had to wait for the launcher's thread, measured during this scrape"
         = number(r.loop_lag.as_secs_f64());
     Counter log_lines_dropped "Log lines dropped because stderr was not read in time"
         = whole(logging::dropped_lines());

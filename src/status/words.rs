@@ -142,10 +142,11 @@ pub fn advice(tunnel: &TunnelSnapshot) -> Option<String> {
     let last_success = tunnel.counts.last_success;
     if recent.max_clients > 0 {
         return Some(format!(
-            "Redis was probably at its client limit: {} refused in the last 5 min, {} open now. {}",
-            counted(recent.max_clients, "connection"),
-            counted(tunnel.open_to_server, "connection"),
-            capitalized(&client_limit::remedy()),
+            "Redis was probably at its client limit: {connections} refused in the last 5 \
+             min, {open_connections} open now. {remedy}",
+            connections = counted(recent.max_clients, "connection"),
+            open_connections = counted(tunnel.open_to_server, "connection"),
+            remedy = capitalized(&client_limit::remedy()),
         ));
     }
     let failed = tunnel.failing_since.is_some() || tunnel.has_lapsed || recent.failed_in_all() > 0;
@@ -185,7 +186,10 @@ fn is_at_limit(tunnel: &TunnelSnapshot) -> bool {
 fn failures(tunnel: &TunnelSnapshot) -> Row {
     let recent = &tunnel.recent;
     let mut parts = vec![match recent.failed_in_all() {
-        0 => format!("none of {} in the last 5 min", recent.accepted),
+        0 => format!(
+            "none of {app_connections} in the last 5 min",
+            app_connections = counted(recent.accepted, "app connection")
+        ),
         failed => format!("last 5 min: {failed} of {}{}", recent.accepted, reasons(recent)),
     }];
     if let Some(failure) = &tunnel.failure {
@@ -218,18 +222,18 @@ fn waits(tunnel: &TunnelSnapshot, report: &StatusReport) -> Row {
         waited => duration(waited.as_millis() as u64),
     };
     let text = format!(
-        "connect {} · reply {} (p95, last 5 min) · longest wait for a reply {longest} · event \
-         loop {} (now)",
-        milliseconds(connect),
-        milliseconds(reply),
-        milliseconds(Some(own)),
+        "connect {connect} · reply {reply} (p95, last 5 min) · longest wait for a reply {longest} \
+         · event loop {lag} (now)",
+        connect = milliseconds(connect),
+        reply = milliseconds(reply),
+        lag = milliseconds(Some(own)),
     );
     let advice = if own > SLOW_LOOP {
         Some("This machine is short of CPU time: start-stunnel itself has to wait for the CPU")
     } else if reply > Some(SLOW_REPLY) {
         Some(
             "Redis or the network is slow: ask Redis with SLOWLOG GET and LATENCY DOCTOR. The \
-             times include the waits of blocking commands such as BLPOP",
+             reply times also include the time that blocking commands such as BLPOP wait",
         )
     } else if connect > Some(SLOW_CONNECT) {
         Some("Connecting is slow: keep connections open in the app, or set STUNNEL_POOL=on")
@@ -267,11 +271,12 @@ fn moved(tunnel: &TunnelSnapshot) -> Row {
         counts => format!(" ({})", listed(PoolResult::WORDS.into_iter().zip(counts))),
     };
     let text = format!(
-        "app connections: {} open of {}{pool} · sent {}, received {}",
-        counts.open,
-        counts.accepted,
-        bytes(counts.sent),
-        bytes(counts.received)
+        "app connections: {open} open, {accepted} accepted in total{pool} · sent {sent}, received \
+         {received}",
+        open = counts.open,
+        accepted = counts.accepted,
+        sent = bytes(counts.sent),
+        received = bytes(counts.received)
     );
     Row { label: "Moved", text, advice: None }
 }
@@ -290,13 +295,13 @@ pub fn process(report: &StatusReport) -> String {
         lines => format!(" · {} dropped", counted(lines, "log line")),
     };
     format!(
-        "COMMAND pid {}, {} {age}{descriptors}{dropped} · start-stunnel {} pid {} · sandbox {} · \
-         all counts are for this launcher only",
-        command.pid,
-        command.state.word(),
-        env!("CARGO_PKG_VERSION"),
-        std::process::id(),
-        sandbox::state(),
+        "COMMAND pid {pid}, {state} {age}{descriptors}{dropped} · start-stunnel {version} pid \
+         {launcher_pid} · sandbox {sandbox} · all counts are for this launcher only",
+        pid = command.pid,
+        state = command.state.word(),
+        version = env!("CARGO_PKG_VERSION"),
+        launcher_pid = std::process::id(),
+        sandbox = sandbox::state(),
     )
 }
 
@@ -351,7 +356,7 @@ mod tests {
         assert_eq!((works.state, unused.state), (TunnelState::Works, TunnelState::Unused));
         assert_eq!(works.advice, None);
         assert_eq!(rows(works)[0], "Held: 1 relaying + 1 idle + 0 connecting = 2 (peak 2)");
-        assert_eq!(rows(works)[1], "Failures: none of 12 in the last 5 min");
+        assert_eq!(rows(works)[1], "Failures: none of 12 app connections in the last 5 min");
         assert!(rows(works)[2].starts_with(
             "Waits: connect 48 ms · reply 2.4 ms (p95, last 5 min) · longest wait for a reply none \
              · event loop "
@@ -362,8 +367,8 @@ mod tests {
         assert!(rows(works)[3].ends_with(" expires in 394 days · verify none"), "{works:?}");
         assert_eq!(
             rows(works)[4],
-            "Moved: app connections: 0 open of 12 (reused 6, new 6) · sent 1.2 KiB, received 22.9 \
-             MiB"
+            "Moved: app connections: 0 open, 12 accepted in total (reused 6, new 6) · sent 1.2 \
+             KiB, received 22.9 MiB"
         );
 
         assert_eq!(fails.state, TunnelState::Fails);
@@ -373,8 +378,8 @@ mod tests {
             Some(
                 "Redis was probably at its client limit: 9 connections refused in the last 5 min, \
                  18 connections open now. Limit the connections of each process with \
-                 STUNNEL_MAX_CONNECTIONS, so that \
-                 all processes together fit the plan"
+                 STUNNEL_MAX_CONNECTIONS, so that all processes together stay within the limit of \
+                 the Redis plan"
             )
         );
         assert_eq!(
@@ -392,7 +397,11 @@ mod tests {
         let mut report = report();
         report.tunnels[0].counts.pool = Default::default();
         let moved = moved(&report.tunnels[0]).text;
-        assert_eq!(moved, "app connections: 0 open of 12 · sent 1.2 KiB, received 22.9 MiB");
+        assert_eq!(
+            moved,
+            "app connections: 0 open, 12 accepted in total · sent 1.2 KiB, received \
+                           22.9 MiB"
+        );
     }
 
     #[test]

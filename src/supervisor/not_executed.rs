@@ -85,9 +85,9 @@ pub fn explain(path: &Path, error: Errno) -> NotExecuted {
             Some(interpreter) => Some(no_interpreter(&file, &interpreter.to_string_lossy())),
             None if error == Errno::ENOENT => missing_loader(path).map(|loader| {
                 format!(
-                    "{file} exists, but its dynamic loader {} does not exist. Install the C \
+                    "{file} exists, but its dynamic loader {loader} does not exist. Install the C \
                      library that {file} was built for, or a build of {file} for this system",
-                    loader.display()
+                    loader = loader.display()
                 )
             }),
             None if error == Errno::ENOEXEC => Some(match built_for(path) {
@@ -97,7 +97,7 @@ pub fn explain(path: &Path, error: Errno) -> NotExecuted {
                 ),
                 _ => format!(
                     "{file} is neither a script nor a program for this system. Check whether the \
-                     file is damaged, or is a data file"
+                     file is damaged or contains data"
                 ),
             }),
             None => None,
@@ -110,9 +110,9 @@ pub fn explain(path: &Path, error: Errno) -> NotExecuted {
 fn no_interpreter(file: &impl Display, interpreter: &str) -> String {
     match interpreter.ends_with('\r') {
         true => format!(
-            "{file} has Windows line ends, and its interpreter {} does not exist. Convert {file} \
-             with dos2unix",
-            interpreter.escape_debug()
+            "{file} has Windows line ends, and its interpreter {interpreter} does not exist. \
+             Convert {file} with dos2unix",
+            interpreter = interpreter.escape_debug()
         ),
         false => format!(
             "{file} exists, but its interpreter {interpreter} does not exist. Install \

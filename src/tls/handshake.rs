@@ -129,12 +129,13 @@ impl Rejected {
         };
         let reason = certificate.as_ref().and_then(|certificate| match flaw {
             Flaw::Name => Some(format!(
-                "the certificate is for {}, not for {name}",
-                certificate.names_in_short()
+                "the certificate is for {names}, not for {name}",
+                names = certificate.names_in_short()
             )),
-            Flaw::NotYetValid => {
-                Some(format!("the certificate is not valid before {}", certificate.valid_from))
-            }
+            Flaw::NotYetValid => Some(format!(
+                "the certificate is not valid before {from}",
+                from = certificate.valid_from
+            )),
             // If the server's certificate has not expired, another certificate of the chain has
             // expired.
             Flaw::Expired if certificate.days_left < 0 => {
@@ -198,8 +199,8 @@ impl HandshakeError {
             134 => Misconfiguration::Certificate(Box::new(Rejected::new(facts, name))),
             // The server sent a message that is too long: SSL_R_EXCESSIVE_MESSAGE_SIZE.
             152 => Misconfiguration::Other(format!(
-                "the server's certificate chain is longer than {} KiB",
-                bounds::LONGEST_CHAIN / 1024
+                "the server's certificate chain is longer than {longest} KiB",
+                longest = bounds::LONGEST_CHAIN / 1024
             )),
             // The server sent the alert certificate_required:
             // SSL_R_TLSV13_ALERT_CERTIFICATE_REQUIRED.

@@ -44,7 +44,7 @@ pub fn certificates(pem: &str) -> Result<Vec<X509>, String> {
         all.push(certificate.map_err(|_| {
             format!(
                 "holds a certificate that cannot be read (certificate number {place}); copy the \
-                 whole PEM again, with its line ends"
+                 complete PEM text again, including its line breaks"
             )
         })?);
     }
@@ -78,9 +78,9 @@ pub fn client_chain(pem: &str) -> Result<Vec<X509>, String> {
                 let innermost = error.errors().last().and_then(|error| error.reason());
                 format!(
                     "holds a certificate that OpenSSL's security level refuses (certificate \
-                     number {}): {}",
-                    index + 1,
-                    innermost.unwrap_or("unknown reason")
+                     number {place}): {reason}",
+                    place = index + 1,
+                    reason = innermost.unwrap_or("unknown reason")
                 )
             })?;
     }
@@ -109,7 +109,8 @@ impl ClientIdentity {
             }
             "holds a key that does not match the first certificate in the client certificate's PEM"
         } else {
-            "holds a key that cannot be read; copy the whole PEM again, with its line ends"
+            "holds a key that cannot be read; copy the complete PEM text again, including its line \
+             breaks"
         };
         Err(problem.to_owned())
     }

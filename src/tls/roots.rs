@@ -91,8 +91,8 @@ pub fn check() -> Result<(), RootsProblem> {
     let can_read = |directory: &PathBuf| fs::read_dir(directory).is_ok();
     if own_directories.as_ref().is_some_and(|directories| !directories.iter().any(can_read)) {
         let problem = format!(
-            "is '{}', which lists no readable directory; set it to a list of directories separated \
-             by colons, or unset it to use the system's directories",
+            "is '{}', which lists no readable directory; set the variable to a list of directories \
+             separated by colons, or unset the variable to use the system's directories",
             setting(CERT_DIR).unwrap_or_default().display()
         );
         return Err(RootsProblem { variable: Some(CERT_DIR), problem });
@@ -107,9 +107,9 @@ pub fn check() -> Result<(), RootsProblem> {
     }
     let problem = format!(
         "needs CA certificates, but this system has none: install the package ca-certificates, or \
-         set {} or {}",
-        names::CA_FILE,
-        names::CA_PEM
+         set {ca_file} or {ca_pem}",
+        ca_file = names::CA_FILE,
+        ca_pem = names::CA_PEM
     );
     Err(RootsProblem { variable: None, problem })
 }
@@ -149,8 +149,8 @@ fn check_file(file: &Path) -> Result<(), RootsProblem> {
         Err(error) => format!("which cannot be read ({error})"),
     };
     let problem = format!(
-        "is '{}', {reason}; set it to a readable PEM bundle, or unset it to use the system's \
-         bundle",
+        "is '{}', {reason}; set the variable to a readable PEM bundle, or unset the variable to \
+         use the system's bundle",
         file.display()
     );
     Err(RootsProblem { variable: Some(CERT_FILE), problem })

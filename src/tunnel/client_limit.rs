@@ -24,8 +24,8 @@ pub fn suspicion(alive: u64, down: &str) -> String {
             format!("{down}, or other processes may have used up Redis's client limit: {remedy}")
         }
         _ => format!(
-            "Redis is probably at its client limit (other connections of this launcher: {alive}; \
-             connections of other processes count, too): {remedy}. Or {down}"
+            "Redis is probably at its client limit (this launcher's other connections: {alive}; \
+             connections of other processes also count): {remedy}. Otherwise, {down}"
         ),
     }
 }
@@ -33,8 +33,8 @@ pub fn suspicion(alive: u64, down: &str) -> String {
 /// Returns the advice for a user whose Redis is at its client limit.
 pub fn remedy() -> String {
     format!(
-        "limit the connections of each process with {}, so that all processes together fit the \
-         plan",
-        names::MAX_CONNECTIONS
+        "limit the connections of each process with {max_connections}, so that all processes \
+         together stay within the limit of the Redis plan",
+        max_connections = names::MAX_CONNECTIONS
     )
 }

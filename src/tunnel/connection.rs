@@ -224,7 +224,8 @@ impl Connection<'_> {
             debug!(at = "connection-gone", var = self.tunnel.variable(), error = %error);
         }
         let error = format!(
-            "the app speaks TLS to the local port, but the launcher does TLS itself (from {peer})"
+            "the app (at {peer}) speaks TLS to the local port, which expects plaintext: the \
+             launcher adds TLS itself"
         );
         self.tunnel.warn(Event::AppSpeaksTls, None, &error, hints::APP_SPEAKS_TLS);
     }

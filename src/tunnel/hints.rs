@@ -19,11 +19,11 @@ pub const APP_SPEAKS_TLS: &str = "remove TLS from the client's settings: ssl=Tru
                                   rediss://";
 
 /// The advice of `--check` if Redis does not answer a request.
-pub const NO_ANSWER: &str = "Redis may be down, starting or at its client limit, behind a TLS \
-                             proxy that is up";
+pub const NO_ANSWER: &str = "Redis may be down, starting or at its client limit, while the TLS \
+                             proxy in front of Redis is up";
 /// The advice of `--check` if Redis refuses the URL's password.
-pub const WRONG_PASSWORD: &str = "compare the URL's user and password with those from the \
-                                  provider; special characters must be percent-encoded";
+pub const WRONG_PASSWORD: &str = "check that the URL contains the provider's user and password, \
+                                  with special characters percent-encoded";
 
 /// A failure's reason in the metrics, and the texts about the failure that users read.
 #[derive(Debug)]
@@ -66,7 +66,10 @@ impl Failure {
             {
                 Described::new(
                     FailureReason::Threads,
-                    format!("no thread is free for the name lookup: {}", in_words(error)),
+                    format!(
+                        "no thread is free for the name lookup: {error}",
+                        error = in_words(error)
+                    ),
                     "raise the limit on processes and threads (ulimit -u, or the container's pids \
                      limit), or start fewer processes and threads",
                 )
@@ -74,8 +77,8 @@ impl Failure {
             Failure::Internal(error) => Described::new(
                 FailureReason::Internal,
                 format!("OpenSSL failed: {error}"),
-                "this machine may be short of memory. If it is not, this is a defect in \
-                 start-stunnel or OpenSSL",
+                "this machine may be short of memory. If the machine has enough memory, the error \
+                 is a defect in start-stunnel or OpenSSL",
             ),
             Failure::Outage(step, error) => outage(*step, error, tunnel),
             Failure::Misconfigured(what) => misconfigured(what, tunnel),
@@ -92,8 +95,9 @@ fn outage(step: Step, error: &io::Error, tunnel: &Tunnel) -> Described {
         Step::Tls | Step::Unanswered => "TLS handshake failed",
     };
     let network = || format!("check the network and the host and port in {variable}");
-    let if_never = || format!("If no connection ever works: {}", another_port(tunnel));
-    let no_tls = || format!("the server may be down or starting. {}", if_never());
+    let if_never =
+        || format!("If no connection ever works, {advice}", advice = another_port(tunnel));
+    let no_tls = || format!("the server may be down or starting. {advice}", advice = if_never());
     let (reason, hint) = match (step, error.kind()) {
         _ if is_out_of_descriptors(error) => {
             let hint = "raise the limit on open files (ulimit -Hn)".to_owned();
@@ -145,7 +149,7 @@ fn misconfigured(what: &Misconfiguration, tunnel: &Tunnel) -> Described {
         ),
         Misconfiguration::Pin(pin) => Described::new(
             FailureReason::Pin,
-            format!("the server's key differs from the pin: its pin is {pin}"),
+            format!("the server's key differs from the pin; the key's pin is {pin}"),
             another_pin(tunnel),
         ),
         Misconfiguration::ClientCertificateWanted => Described::new(
@@ -175,8 +179,8 @@ fn misconfigured(what: &Misconfiguration, tunnel: &Tunnel) -> Described {
             FailureReason::TlsOther,
             format!("TLS handshake refused: {reason}"),
             format!(
-                "set {cert} and {key} if the server requires a client certificate, or set \
-                 {server_name} if it requires SNI; otherwise check {min_tls}"
+                "if the server requires a client certificate, set {cert} and {key}; if the server \
+                 requires SNI, set {server_name}; otherwise check {min_tls}"
             ),
         ),
     }
@@ -191,8 +195,8 @@ fn another_pin(tunnel: &Tunnel) -> String {
         pin => (pin, ""),
     };
     format!(
-        "the connection may be intercepted. If the provider confirms a new key, set {pin} to the \
-         new pin{instead}, or append it after a ;"
+        "someone may intercept the connection. If the provider confirms a new key, set {pin} to \
+         the new pin{instead}, or append ; and the new pin"
     )
 }
 
@@ -204,20 +208,24 @@ pub fn certificate(flaw: Flaw, tunnel: &Tunnel) -> String {
     let cure = match flaw {
         Flaw::Name => format!("set {name} to a name in the certificate, or set {verify}=ca"),
         Flaw::Expired => format!(
-            "renew the certificate. Until then, set {verify}=none and set {pin} to the server's pin"
+            "renew the server's certificate. Until the renewal, set {verify}=none and set {pin} to \
+             the server's pin"
         ),
         Flaw::NotYetValid => format!(
             "check this machine's clock. If the clock is right, set {verify}=none and set {pin} to \
              the server's pin until the certificate is valid"
         ),
-        Flaw::Key => "give the server a common key: ECDSA, or RSA with 2048 to 4096 bits and the \
-                      exponent 65537"
+        Flaw::Key => "give the server a key of a usual type: ECDSA, or RSA with 2048 to 4096 bits \
+                      and the exponent 65537"
             .to_owned(),
         Flaw::Chain => chain(tunnel, [verify, ca, pin]),
     };
     match names.full_by_url {
         false => cure,
-        true => format!("ssl_cert_reqs in {} demands full verification: {cure}", tunnel.variable()),
+        true => format!(
+            "ssl_cert_reqs in {variable} requires full verification: {cure}",
+            variable = tunnel.variable()
+        ),
     }
 }
 
@@ -228,7 +236,9 @@ fn chain(tunnel: &Tunnel, [verify, ca, pin]: [&str; 3]) -> String {
     let add_ca = match trust.ca {
         None => format!("set {ca} to the server's CA"),
         Some(_) => {
-            format!("none of the configured CAs signed this chain: set {ca} to the chain's issuer")
+            format!(
+                "no configured CA signed the server's certificate chain: set {ca} to the chain's CA"
+            )
         }
     };
     match trust.pins.is_empty() {
@@ -237,7 +247,7 @@ fn chain(tunnel: &Tunnel, [verify, ca, pin]: [&str; 3]) -> String {
              --check)"
         ),
         false => format!(
-            "a pin does not replace the chain that {verify} demands: {add_ca}, or set \
+            "{verify} requires a valid certificate chain, even if a pin is set: {add_ca}, or set \
              {verify}=none to check only the pin"
         ),
     }
@@ -261,9 +271,9 @@ fn unknown_name(tunnel: &Tunnel) -> String {
 fn no_tls_here(tunnel: &Tunnel) -> String {
     let (variable, port) = (tunnel.variable(), tunnel.route.upstream.port);
     format!(
-        "if TLS is on the next port, {next}, write redis:// in {variable}; if TLS is on another \
-         port, put that port into {variable}; if this Redis has no TLS, write redis:// and set \
-         {enabled}=false",
+        "if TLS is on the next port, {next}, write redis:// instead of rediss:// in {variable}; if \
+         TLS is on another port, put that port into {variable}; if this Redis has no TLS, write \
+         redis:// and set {enabled}=false",
         next = u32::from(port) + 1,
         enabled = tunnel.route.setting_names.of(names::ENABLED),
     )
@@ -278,11 +288,11 @@ fn another_port(tunnel: &Tunnel) -> String {
     }
     let sign = if offset < 0 { '-' } else { '+' };
     format!(
-        "{port} is the URL's port {sign} {size}: if port {own} itself speaks TLS, write rediss://; \
-         if TLS is on another port, set {variable}_{setting}; if this Redis has no TLS, set \
-         {enabled}=false",
-        size = offset.unsigned_abs(),
-        own = i32::from(port) - offset,
+        "check the TLS port, {port} (the URL's port {url_port} {sign} {offset}): if port \
+         {url_port} speaks TLS, write rediss://; if TLS is on another port, set \
+         {variable}_{setting}; if this Redis has no TLS, set {enabled}=false",
+        offset = offset.unsigned_abs(),
+        url_port = i32::from(port) - offset,
         setting = names::PORT_OFFSET,
         enabled = tunnel.route.setting_names.of(names::ENABLED),
     )
@@ -292,16 +302,17 @@ fn another_port(tunnel: &Tunnel) -> String {
 /// connect timeout.
 pub fn queue(tunnel: &Tunnel) -> String {
     format!(
-        "set {} to the number of connections that the app holds at once (Sidekiq: its concurrency \
-         plus 5; Puma: its connection pools). If the plan does not allow that many connections, \
-         make the app's connection pools smaller",
-        tunnel.route.setting_names.of(names::MAX_CONNECTIONS)
+        "set {max_connections} to the number of connections that the app holds at once (for \
+         Sidekiq, the concurrency plus 5; for Puma, the size of all connection pools together). If \
+         the Redis plan does not allow that many connections, make the app's connection pools \
+         smaller",
+        max_connections = tunnel.route.setting_names.of(names::MAX_CONNECTIONS)
     )
 }
 
 /// Returns the hint about a Redis that answers that it is at its client limit.
 pub fn full() -> String {
-    format!("Redis is at its client limit: {}", client_limit::remedy())
+    format!("Redis is at its client limit: {remedy}", remedy = client_limit::remedy())
 }
 
 /// Returns the hint about a connection that Redis closed instead of answering. The caller must have
@@ -314,9 +325,9 @@ pub fn unanswered(tunnel: &Tunnel) -> String {
 /// Returns the advice about a URL that contains no password, although Redis requires a password.
 pub fn no_password(tunnel: &Tunnel) -> String {
     format!(
-        "put the user and password from the provider into {}: rediss://USER:PASSWORD@HOST; special \
-         characters must be percent-encoded",
-        tunnel.variable()
+        "put the provider's user and password into {variable}: rediss://USER:PASSWORD@HOST; \
+         percent-encode special characters",
+        variable = tunnel.variable()
     )
 }
 

@@ -65,7 +65,10 @@ fn warn(tunnel: &Tunnel, event: Event) {
             "the same app connections have held all connections to Redis for 10 s, while other app \
              connections wait"
         }
-        _ => "an app connection has waited for a second: the tunnel is at its connection limit",
+        _ => {
+            "an app connection has waited one second for a connection to Redis, because the \
+             tunnel is at its connection limit"
+        }
     };
     tunnel.warn(event, None, error, &hints::queue(tunnel));
 }

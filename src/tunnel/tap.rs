@@ -6,7 +6,7 @@
 use tokio::time::Instant;
 
 /// An observer of the bytes that pass through a relay. A tap cannot change the bytes.
-#[expect(clippy::wrong_self_convention, reason = "`from` says where bytes come from")]
+#[expect(clippy::wrong_self_convention, reason = "`from_app` receives bytes from the app")]
 pub trait Tap {
     /// Called with bytes that the app has sent, before the relay writes these bytes to Redis, or
     /// discards them because writing to Redis has failed.

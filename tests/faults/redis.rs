@@ -29,8 +29,8 @@ fn redis_refuses_connections() {
     all_logged(&log, "connection-failed", "error", "TCP connection failed: connection refused");
     let tls = port + 1;
     let hint = format!(
-        "no program listens on 127.0.0.1:{tls}; {tls} is the URL's port + 1: if port {port} itself \
-         speaks TLS, write rediss://; if TLS is on another port, set \
+        "no program listens on 127.0.0.1:{tls}; check the TLS port, {tls} (the URL's port {port} + \
+         1): if port {port} speaks TLS, write rediss://; if TLS is on another port, set \
          REDIS_URL_STUNNEL_PORT_OFFSET; if this Redis has no TLS, set STUNNEL_ENABLED=false"
     );
     all_logged(&log, "connection-failed", "hint", &hint);
@@ -94,7 +94,7 @@ fn redis_accepts_no_more_clients() {
     drop((held, direct));
     let log = scene.aftermath();
     all_logged(&log, "connection-failed", "error", "TLS handshake failed");
-    let hint = "Redis is probably at its client limit (other connections of this launcher: 3;";
+    let hint = "Redis is probably at its client limit (this launcher's other connections: 3;";
     all_logged(&log, "connection-failed", "hint", hint);
 }
 
@@ -115,7 +115,7 @@ fn redis_behind_stunnel_accepts_no_more_clients() {
     let log = scene.aftermath();
     let hints = logged(&log, "connection-unanswered", "hint");
     assert_eq!(hints.is_empty(), lost == 0, "{lost} lost: {log}");
-    let expected = "(other connections of this launcher: 3;";
+    let expected = "(this launcher's other connections: 3;";
     assert!(hints.iter().all(|hint| hint.contains(expected)), "{hints:?}");
 }
 
