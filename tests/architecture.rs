@@ -100,8 +100,8 @@ fn uses_inside(folder: &str) -> BTreeMap<String, BTreeSet<String>> {
 /// The modules that use each other in a circle, and all modules that use these modules.
 fn circle(uses: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<String> {
     let mut left: BTreeSet<String> = uses.keys().cloned().collect();
-    // Remove each module that uses no remaining module, until every remaining module uses another
-    // remaining module.
+    // Remove a module that uses none of the modules that are left, again and again. Modules that
+    // cannot be removed use each other in a circle, or use such modules.
     while let Some(last) = left.iter().find(|module| uses[*module].is_disjoint(&left)).cloned() {
         left.remove(&last);
     }

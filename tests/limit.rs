@@ -149,7 +149,7 @@ fn after_a_close_a_failed_handshake_is_retried_once() {
 }
 
 #[test]
-fn a_plaintext_server_is_recognised_even_at_the_limit() {
+fn a_plaintext_server_is_recognised_at_the_connection_limit() {
     let server = Server::start(Front::Redis);
     let plaintext = format!("rediss://127.0.0.1:{}", server.port);
     let held = Launcher::hold_with(&plaintext, &[(LIMIT, "1")]);

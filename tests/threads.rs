@@ -87,7 +87,7 @@ fn without_new_threads_one_name_is_resolved_at_a_time() {
 }
 
 #[test]
-fn without_any_thread_the_launcher_exits_with_126() {
+fn the_launcher_exits_with_126_if_it_cannot_create_a_thread() {
     let Some(user) = new_user() else { return };
     let folder = tempfile::tempdir().unwrap();
     let launcher = Launcher::as_user(user, folder.path(), &["sh", "-c", "echo started"]);

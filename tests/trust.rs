@@ -410,9 +410,9 @@ fn a_hint_names_the_setting_that_takes_effect() {
     let other_ca = "no configured CA signed the server's certificate chain: set STUNNEL_CA_FILE to \
                     the chain's CA, or set STUNNEL_VERIFY=none";
     let no_tls = &*format!(
-        "if TLS is on the next port, {}, write redis:// instead of rediss:// in REDIS_URL; if TLS \
-         is on another port, put that port into REDIS_URL; if this Redis has no TLS, write \
-         redis:// and set STUNNEL_ENABLED=false",
+        "if the next port, {}, speaks TLS, write redis:// (TLS on the URL's port + 1) in \
+         REDIS_URL; if another port speaks TLS, put that port into REDIS_URL; if this Redis has no \
+         TLS, write redis:// and set STUNNEL_ENABLED=false",
         server.port + 1
     );
     let new_pin = "set REDIS_URL_STUNNEL_PIN to the new pin";

@@ -198,8 +198,8 @@ fn after_long_help() -> String {
          a launcher that fails or has no Redis URL\n  \
          2    the command line cannot be parsed\n  \
          3    --status found no launcher\n  \
-         78   a setting or a URL is invalid, or there is no Redis URL (only with --check or \
-         --port-taken fail)\n  \
+         78   a setting or a URL is invalid; with --check or --port-taken=fail, also if there \
+         is no Redis URL\n  \
          126  COMMAND cannot be executed\n  \
          127  COMMAND was not found\n\n\
          Examples:\n  \
@@ -361,7 +361,7 @@ mod tests {
         let help = command().render_long_help().to_string();
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
         for part in [
-            "78 a setting or a URL is invalid, or there is no Redis URL",
+            "with --check or --port-taken=fail, also if there is no Redis URL",
             "that fails or has no Redis URL 2 the",
         ] {
             assert!(help.contains(part), "{help}");

@@ -44,15 +44,15 @@ impl From<Opaque> for Spoiled {
 }
 
 impl Ledger {
-    /// Follows the next bytes from the app. The caller must call this function before it passes the
-    /// replies to `received`.
+    /// Updates the ledger with the next bytes that the app has sent. The caller must call this
+    /// function before the caller passes the replies to `received`.
     pub fn sent(&mut self, bytes: &[u8]) {
         if !self.is_spoiled && self.follow_requests(bytes).is_err() {
             self.is_spoiled = true;
         }
     }
 
-    /// Follows the next bytes from Redis.
+    /// Updates the ledger with the next bytes that Redis has sent.
     pub fn received(&mut self, bytes: &[u8]) {
         if !self.is_spoiled && self.follow_replies(bytes).is_err() {
             self.is_spoiled = true;
@@ -168,8 +168,8 @@ mod tests {
         }
     }
 
-    /// Returns a ledger that has followed these steps. Checks that the state is the same if the
-    /// bytes arrive one by one.
+    /// Returns a ledger after these steps, in which the app and Redis send bytes. Checks that the
+    /// ledger is the same if the bytes arrive one by one.
     #[track_caller]
     fn after(steps: &[Step]) -> Ledger {
         let (mut whole, mut cut) = (Ledger::default(), Ledger::default());

@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_push_is_not_framed_wherever_it_begins() {
+    fn a_push_is_never_framed_even_inside_a_reply() {
         for (bytes, expected) in [
             (">", " opaque"),
             ("+OK\r\n>1\r\n+a\r\n", "+ opaque"),

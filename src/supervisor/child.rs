@@ -108,8 +108,8 @@ fn path(program: &Program) -> &Path {
 /// Returns the path of the command `name`. A name that contains a slash is itself a path. The
 /// launcher searches for any other name in the folders of `path`, where an empty entry means the
 /// current folder. Like execvp(3), the search skips files that this user may not execute, and
-/// scripts whose interpreter cannot be executed. If no folder contains a better file, returns a path
-/// whose execution fails.
+/// scripts whose interpreter cannot be executed. If no folder contains a better file, returns a
+/// path whose execution fails.
 fn file(name: &OsStr, path: Option<&OsStr>) -> PathBuf {
     if name.is_empty() || name.as_bytes().contains(&b'/') {
         return name.into();
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_script_without_its_interpreter_does_not_hide_a_later_program() {
+    fn a_broken_script_does_not_hide_a_later_program() {
         let folder = tempfile::tempdir().unwrap();
         let [broken, good] = ["broken", "good"].map(|name| folder.path().join(name));
         for (folder, interpreter) in [(&broken, "/no/such/interpreter"), (&good, "/bin/sh")] {

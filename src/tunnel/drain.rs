@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 #[derive(Debug, Clone)]
 pub struct DrainGuard {
     /// A sender that never sends a message. The drain ends when all such senders are dropped.
-    #[expect(dead_code, reason = "the drain ends when every `alive` has been dropped")]
+    #[expect(dead_code, reason = "the drain ends when all connections have dropped their senders")]
     alive: mpsc::Sender<()>,
     command_ended: watch::Receiver<bool>,
 }

@@ -111,7 +111,7 @@ struct Summary(BTreeMap<(&'static str, Option<&'static str>), Burst>);
 #[derive(Debug, Default)]
 struct Burst {
     at_once: usize,
-    /// The number of warnings since the last summary that were not written at once.
+    /// The number of warnings since the last summary that were held back for the next summary.
     count: u64,
     /// The latest warning since the last summary that was not written at once.
     held_back: Option<Warning>,

@@ -76,7 +76,7 @@ fn plaintext_server_is_recognised_by_one_probe() {
 /// the returned client.
 fn no_more_clients(server: &Server, held: usize) -> Client {
     let mut direct = server.direct();
-    // Wait, because connections from the server's start may still be open.
+    // Wait until Redis has closed the connections of the test that waited for Redis to start.
     wait_until("only the launcher's clients are connected", || connections(&mut direct) == held);
     let most = (held + 1).to_string();
     assert_eq!(direct.ask(&["CONFIG", "SET", "maxclients", &most]), Reply::line("+OK"));
