@@ -109,8 +109,8 @@ fn why_without_effect(plan: &Plan) -> String {
         tunnelled.push("none");
     }
     format!(
-        "these settings are ignored, because each setting is for a single variable that has no \
-         tunnel. Variables with a tunnel: {names}",
+        "these settings have no effect, because each setting applies to one variable, and this \
+         variable has no tunnel. Variables with a tunnel: {names}",
         names = tunnelled.join(" ")
     )
 }

@@ -19,8 +19,8 @@ use support::servers::{Front, Server};
 const ROUND_TRIPS: usize = 500;
 /// The number of system calls per round trip: two waits, two reads and two writes.
 const CALLS: usize = 6;
-/// The launcher may make this many further system calls, for example for timers. This number is
-/// much lower than one call per round trip.
+/// The number of system calls that a test tolerates beyond the expected calls, for example for
+/// timers. If the launcher made one more call per round trip, it would exceed this number by far.
 const OTHERS: usize = 300;
 
 /// The total number of calls in a table of `strace -c`.

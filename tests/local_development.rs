@@ -114,7 +114,7 @@ fn shim_without_launcher_runs_the_command_if_disabled() {
 }
 
 #[test]
-fn shim_without_launcher_says_that_it_must_be_installed() {
+fn shim_without_launcher_says_to_install_the_launcher() {
     for enabled in ["", "true", "flase"] {
         let ended = Checkout::new()
             .launcher(&["sh", "-c", "echo ran"])

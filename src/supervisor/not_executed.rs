@@ -97,7 +97,7 @@ pub fn explain(path: &Path, error: Errno) -> NotExecuted {
                 ),
                 _ => format!(
                     "{file} is neither a script nor a program for this system. Check whether the \
-                     file is damaged or contains data"
+                     file is damaged, or is a data file"
                 ),
             }),
             None => None,

@@ -41,7 +41,7 @@ fn one_probe_explains_a_reset_after_the_handshake() {
 }
 
 #[test]
-fn all_apps_get_the_reason_that_one_probe_has_found() {
+fn one_probe_finds_the_cause_of_a_failure_for_all_apps() {
     let plain = acceptor(SslVersion::TLS1_3);
     // This acceptor refuses every client, because it trusts no client certificate.
     let mut demanding = acceptor_builder(SslVersion::TLS1_3);
