@@ -187,7 +187,8 @@ fn try_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) -> Result<(), Co
         return Ok(());
     }
     let problem = format!(
-        "is require, but the sandbox would be {found}; to start without a sandbox, set auto or off"
+        "is 'require', but the sandbox would be {found}; to start without a sandbox, set auto or \
+         off"
     );
     Err(settings.wrong(&options::SANDBOX, problem))
 }

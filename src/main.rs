@@ -85,15 +85,15 @@ fn refuse(mistakes: Vec<ConfigError>) -> Work {
     Box::new(move || Ok(announce::misconfigured(&mistakes)))
 }
 
-/// Replaces the launcher by COMMAND. If COMMAND cannot be executed, returns the work that logs the
-/// error.
+/// Replaces the launcher by COMMAND. Returns only if COMMAND cannot be executed: then returns a
+/// closure that logs the error.
 fn become_command(command: Vec<OsString>) -> Work {
     let error = supervisor::become_command(&command, CommandEnvironment::of_launcher());
     Box::new(move || Ok(announce::not_executed(&command, &error)))
 }
 
-/// Performs the steps that must run before the process has a second thread. Returns the work that
-/// remains, and the log settings. If the user made a mistake, returns the work that logs the
+/// Performs the steps that must run before the process has a second thread. Returns a closure that
+/// does the rest, and the log settings. If the user made a mistake, returns a closure that logs the
 /// mistake instead.
 fn prepare(invocation: Invocation, environment: &Environment) -> Result<(Work, LogSettings), Work> {
     // Copy the environment for COMMAND before `keep_from_native_tls` changes a variable.

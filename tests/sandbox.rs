@@ -356,7 +356,7 @@ fn without_landlock_the_launcher_works_unrestricted() {
     }
     let launcher = refused(&server, libc::SYS_landlock_create_ruleset, libc::EPERM);
     let log = launcher.env("STUNNEL_SANDBOX", "require").refused();
-    assert!(log.contains("STUNNEL_SANDBOX is require, but"), "{log}");
+    assert!(log.contains("STUNNEL_SANDBOX is 'require', but"), "{log}");
 }
 
 #[test]

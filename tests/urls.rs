@@ -50,7 +50,7 @@ fn url_expanded_by_the_shell_leads_through_the_tunnel() {
 }
 
 #[test]
-fn launcher_run_by_a_launcher_uses_the_first_tunnel() {
+fn launcher_run_by_a_launcher_uses_the_outer_tunnel() {
     let server = Server::start(Front::Redis);
     let inner = "redis-cli --no-auth-warning -u \"$REDIS_URL\" ping; echo $REDIS_URL";
     let ended = Launcher::new([BINARY, "sh", "-c", inner]).redis(&server.url()).run();

@@ -120,7 +120,7 @@ impl RedisUrl {
         )?;
         if value.chars().any(|c| c.is_whitespace() || c.is_control()) {
             return Err(
-                "contains white space or a control character (a line break or a quote, copied by \
+                "contains white space or a control character (is it a line break, copied by \
                  mistake?); percent-encode it (%20 for a space) or remove it",
             );
         }

@@ -87,10 +87,11 @@ pub async fn serve(page: StatusListener, status: Arc<Status>) {
             }
             Err(error) if failure::is_out_of_descriptors(&error) && reserve.is_some() => {
                 drop(reserve.take());
-                // Without a free descriptor, accept(2) fails even if no client has connected. If no
-                // client has connected, open the reserve again before an app connection takes the
-                // descriptor.
-                if let Ok(Some(stream)) = listener.try_io(Interest::READABLE, accept) {
+                // accept(2) needs a free descriptor even if no client waits. If no client waits,
+                // the loop opens the reserve again at once, before an app connection takes the
+                // descriptor that the reserve has freed.
+                let waiting = listener.try_io(Interest::READABLE, accept);
+                if let Ok(Some(stream)) = waiting {
                     serve_connection(stream, &status, &hosts).await;
                 }
             }

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_script_does_not_hide_a_later_program() {
+    fn a_broken_script_does_not_hide_a_program_later_in_path() {
         let folder = tempfile::tempdir().unwrap();
         let [broken, good] = ["broken", "good"].map(|name| folder.path().join(name));
         for (folder, interpreter) in [(&broken, "/no/such/interpreter"), (&good, "/bin/sh")] {

@@ -79,8 +79,8 @@ pub fn explain(path: &Path, error: Errno) -> NotExecuted {
             })
         }
         Errno::ENOENT | Errno::EACCES | Errno::ENOEXEC => match interpreter(&start(path)) {
-            // The recursion always ends, because the kernel's error is ELOOP for scripts that are
-            // each other's interpreters.
+            // The recursion ends: for scripts that name each other as interpreters, the kernel
+            // returns ELOOP, which this match does not handle.
             Some(interpreter) if interpreter.exists() => return explain(&interpreter, error),
             Some(interpreter) => Some(no_interpreter(&file, &interpreter.to_string_lossy())),
             None if error == Errno::ENOENT => missing_loader(path).map(|loader| {

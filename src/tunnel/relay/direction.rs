@@ -32,7 +32,7 @@ pub enum State {
     /// The writer's side is shut down, or must not be shut down because a reset will follow.
     Closed,
     /// The writer has failed. The relay still reads the reader's bytes and discards them, because
-    /// the reader's peer may close the connection only after sending all its bytes.
+    /// some peers do not close a connection until they have sent all their bytes.
     WriterFailed(io::Error),
 }
 
@@ -76,8 +76,8 @@ impl Direction {
     }
 
     /// Moves the available bytes, and shows them to `see`. When the reader has ended and the writer
-    /// has taken all bytes, returns the result with which the reader ended. After such a result,
-    /// the caller must set `state`.
+    /// has taken all bytes, returns how the reader ended. The caller must then set `state` before
+    /// the next call.
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
