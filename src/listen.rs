@@ -95,7 +95,8 @@ impl Bound {
         }
     }
 
-    /// Returns the folder that contains the Unix sockets, if the tunnels use Unix sockets.
+    /// Returns the folder that contains the Unix sockets, if the tunnels or the status page use
+    /// Unix sockets.
     pub fn socket_folder(&self) -> Option<&Path> {
         self.folder.as_ref().map(SocketFolder::path)
     }

@@ -92,14 +92,16 @@ async fn renew(
     if !leads_to(kept, addresses) {
         return Err(Unfit::Outdated);
     }
-    let reset = timeout(reply_limit(deadline), reset(kept)).await.unwrap_or(Err(Unfit::Silent));
+    let limit = reply_limit(deadline);
+    let reset = timeout(limit, reset(kept)).await.unwrap_or(Err(Unfit::Silent));
     let now = Instant::now();
     match reset {
         Ok(()) => pool.tunnel.figures.pooled(PoolResult::Reused),
+        Err(Unfit::Touched) => pool.state().forget_server(now),
         // A silent server needs a new trial. Otherwise each app would wait in vain for the reply.
-        Err(Unfit::Touched | Unfit::Silent) => pool.state().forget_server(now),
+        Err(Unfit::Silent) if limit == REPLY_LIMIT => pool.state().forget_server(now),
         Err(Unfit::WrongReset) => pool.judge(Verdict::Failed, kept.made, now),
-        Err(Unfit::Outdated) => {}
+        Err(Unfit::Outdated | Unfit::Silent) => {}
     }
     reset
 }

@@ -16,8 +16,8 @@ impl RedisUrl {
     /// Returns the TLS parameters in the URL's query.
     ///
     /// # Errors
-    /// Returns an error if a TLS parameter is unknown or empty, or if two TLS parameters contradict
-    /// each other.
+    /// Returns an error if `ssl_ca_certs` is empty, if `ssl_cert_reqs` has an unknown value, or if
+    /// one of the two parameters has two different values. Other parameters are ignored.
     pub fn tls_parameters(&self) -> Result<UrlTlsParameters, &'static str> {
         let query = self.query.expose().strip_prefix('?').unwrap_or_default();
         let mut asked = UrlTlsParameters::default();

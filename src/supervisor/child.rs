@@ -115,20 +115,23 @@ fn file(name: &OsStr, path: Option<&OsStr>) -> PathBuf {
         return name.into();
     }
     let folders = env::split_paths(path.unwrap_or(OsStr::new(DEFAULT_PATH)));
-    let files = folders.map(|folder| Path::new(".").join(folder).join(name));
+    let files: Vec<_> = folders.map(|folder| Path::new(".").join(folder).join(name)).collect();
     let is_executable = |file: &Path| file.is_file() && access(file, AccessFlags::X_OK).is_ok();
-    let works = |file: &Path| {
-        let interpreter = not_executed::interpreter_of(file);
-        is_executable(file) && interpreter.is_none_or(|interpreter| is_executable(&interpreter))
+    let works = |file: &&PathBuf| {
+        // Only a regular file may be opened: to open a named pipe could take forever.
+        is_executable(file)
+            && not_executed::interpreter_of(file).is_none_or(|other| is_executable(&other))
     };
-    let best = files.min_by_key(|file| (!works(file), !file.exists()));
-    best.expect("split_paths returns a folder even for an empty PATH")
+    let best = files.iter().find(works).or_else(|| files.iter().min_by_key(|file| !file.exists()));
+    best.expect("split_paths returns a folder even for an empty PATH").clone()
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
+
+    use nix::sys::stat::Mode;
 
     use super::*;
 
@@ -158,5 +161,13 @@ mod tests {
         let both = env::join_paths([&broken, &good]).unwrap();
         assert_eq!(found(&both), good.join("tool"));
         assert_eq!(found(broken.as_os_str()), broken.join("tool"));
+    }
+
+    #[test]
+    fn a_named_pipe_in_path_does_not_block_the_launcher() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("tool");
+        nix::unistd::mkfifo(&pipe, Mode::from_bits_truncate(0o755)).unwrap();
+        assert_eq!(file("tool".as_ref(), Some(folder.path().as_os_str())), pipe);
     }
 }

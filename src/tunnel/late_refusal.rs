@@ -23,6 +23,9 @@ pub async fn behind(tunnel: &Tunnel, error: &io::Error) -> Option<Misconfigurati
     if error.kind() != io::ErrorKind::ConnectionReset {
         return Misconfiguration::after_handshake(error);
     }
+    if let Some(answer) = tunnel.late_refusal.known() {
+        return answer;
+    }
     // Do not ask the server if `--max-connections` allows no extra connection.
     let _slot = tunnel.limit.try_slot()?;
     let ask = async {
