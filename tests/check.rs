@@ -368,8 +368,8 @@ fn the_check_passes_with_the_settings_that_it_advises() {
     let pin = report(&server.url(), &[]).json["certificate"]["pin"].as_str().unwrap().to_owned();
     let asking = format!("{}?ssl_cert_reqs=required", server.url());
     let full = ("STUNNEL_VERIFY", "full");
-    // Each case has the settings with which `--check` runs first, and the names of the settings that
-    // the first run advises.
+    // Each case has the settings with which `--check` runs first, and the names of the settings
+    // that the first run advises.
     type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
     let cases: [Case<'_>; 6] = [
         (&[], &["STUNNEL_PIN"]),

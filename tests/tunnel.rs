@@ -183,8 +183,8 @@ fn a_drain_that_takes_too_long_ends_with_a_reset_and_a_warning() {
     peer.result();
 }
 
-/// Waits for one byte from the app, and then sends bulk data, which makes the kernel's buffers grow.
-/// After the bulk data, sends a flood of one-byte TLS records.
+/// Waits for one byte from the app, and then sends bulk data, which makes the kernel's buffers
+/// grow. After the bulk data, sends a flood of one-byte TLS records.
 fn flood(mut stream: SslStream<Gate>) {
     stream.read_exact(&mut [0; 1]).unwrap();
     stream.write_all(&vec![0; BULK]).unwrap();
