@@ -32,7 +32,8 @@ pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> V
         let text = "the server is not authenticated. To authenticate the server, set";
         all.push(advise(text, level.map_or_else(set_pin, set_verify)));
     } else if !trust.pin_holds(&certificate.pin) {
-        let text = "the server's key differs from the pin; if the key was changed on purpose, set";
+        let text = "the server's key differs from the pin. If the pin was copied wrongly, or the \
+                    provider confirms a new key, set";
         all.push(advise(text, set_pin()));
     } else if trust.verify == Verify::Full && !passes.full && passes.ca {
         all.push(hints::certificate(Flaw::Name, &subject.tunnel));

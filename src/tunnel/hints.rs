@@ -325,7 +325,7 @@ pub fn unanswered(tunnel: &Tunnel) -> String {
 /// Returns the advice about a URL that contains no password, although Redis requires a password.
 pub fn no_password(tunnel: &Tunnel) -> String {
     format!(
-        "put the provider's user and password into {variable}: rediss://USER:PASSWORD@HOST; \
+        "put the provider's user and password into {variable}: rediss://USER:PASSWORD@HOST:PORT; \
          percent-encode special characters",
         variable = tunnel.variable()
     )
