@@ -5,7 +5,7 @@ use super::commands::{self, Effect};
 use crate::resp::{Opaque, ReplyFramer, RequestFramer};
 
 /// The most requests after which a connection is still reused. After more requests, reuse would
-/// gain little, because a handshake costs little compared with so many requests.
+/// gain little, because a handshake costs little compared with 1,000 requests.
 const REQUESTS: u16 = 1_000;
 
 /// A record of one connection's requests and replies, which tells at any moment whether another app

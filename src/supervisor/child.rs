@@ -46,8 +46,7 @@ pub fn spawn(
 ) -> Result<Child, NotExecuted> {
     let missed = signals::pending()?;
     environment.remove_pidfd(getpid());
-    let mut program = program(words, environment);
-    let pid = execute(&mut program, |program| program.spawn(placement, inherited))?;
+    let pid = execute(words, environment, |program| program.spawn(placement, inherited))?;
     Ok(Child { pid, placement, missed })
 }
 
@@ -69,61 +68,67 @@ pub fn become_command(words: &[OsString], environment: CommandEnvironment) -> No
     if let Err(error) = Inherited::restore_before_exec() {
         return error.into();
     }
-    let Err(error) = execute(&mut program(words, environment), |program| program.execute());
+    let Err(error) = execute(words, environment, |program| program.execute());
     error
 }
 
-/// Executes `program` by calling the function `how`. If the program is a script without a `#!`
-/// line, executes /bin/sh with this script, as execvp(3) does.
+/// Executes the command line `words` by calling the function `how`. Like execvp(3), tries the next
+/// file of PATH if the kernel cannot find or may not execute a file, for example because the
+/// interpreter of a script does not exist. If a file is a script without a `#!` line, executes
+/// /bin/sh with this script.
 fn execute<T>(
-    program: &mut Program,
+    words: &[OsString],
+    environment: CommandEnvironment,
     how: impl Fn(&mut Program) -> nix::Result<T>,
 ) -> Result<T, NotExecuted> {
-    let mut done = how(program);
-    if matches!(done, Err(Errno::ENOEXEC)) && not_executed::is_script_for_shell(path(program)) {
-        let shell = c"/bin/sh".to_owned();
-        let script = mem::replace(&mut program.file, shell.clone());
-        program.words.splice(..1, [shell, script]);
-        done = how(program);
-    }
-    done.map_err(|error| not_executed::explain(path(program), error))
-}
-
-fn program(words: &[OsString], environment: CommandEnvironment) -> Program {
-    let c_string = |word: OsString| {
-        CString::new(word.into_vec()).expect("command-line arguments contain no NUL byte")
-    };
-    Program {
-        file: c_string(file(&words[0], environment.get("PATH")).into()),
+    let files = files(&words[0], environment.get("PATH"));
+    let mut program = Program {
+        file: CString::default(),
         words: words.iter().cloned().map(c_string).collect(),
         pid_entries: environment.pid_entries(getpid()),
         environment: environment.entries,
+    };
+    let mut first_failure = None;
+    for file in files {
+        program.file = c_string(file.clone().into());
+        match how(&mut program) {
+            Err(error @ (Errno::ENOENT | Errno::EACCES)) => {
+                first_failure.get_or_insert((file, error));
+            }
+            Err(Errno::ENOEXEC) if not_executed::is_script_for_shell(&file) => {
+                let shell = c"/bin/sh".to_owned();
+                let script = mem::replace(&mut program.file, shell.clone());
+                program.words.splice(..1, [shell, script]);
+                let done = how(&mut program);
+                return done.map_err(|error| not_executed::explain(Path::new("/bin/sh"), error));
+            }
+            done => return done.map_err(|error| not_executed::explain(&file, error)),
+        }
     }
+    let (file, error) = first_failure.expect("`files` returns at least one file");
+    Err(not_executed::explain(&file, error))
 }
 
-fn path(program: &Program) -> &Path {
-    Path::new(OsStr::from_bytes(program.file.as_bytes()))
+fn c_string(word: OsString) -> CString {
+    CString::new(word.into_vec()).expect("command-line arguments contain no NUL byte")
 }
 
-/// Returns the path of the command `name`. A name that contains a slash is itself a path. The
-/// launcher searches for any other name in the folders of `path`, where an empty entry means the
-/// current folder. Like execvp(3), the search skips files that this user may not execute, and
-/// scripts whose interpreter cannot be executed. If no folder contains a better file, returns a
-/// path whose execution fails.
-fn file(name: &OsStr, path: Option<&OsStr>) -> PathBuf {
+/// Returns the paths of the command `name`, in the order of their folders in `path`. A name that
+/// contains a slash is itself a path. The launcher searches for any other name in the folders of
+/// `path`, where an empty entry means the current folder, and skips files that this user may not
+/// execute. If no executable file exists, returns a single path whose execution fails.
+fn files(name: &OsStr, path: Option<&OsStr>) -> Vec<PathBuf> {
     if name.is_empty() || name.as_bytes().contains(&b'/') {
-        return name.into();
+        return vec![name.into()];
     }
     let folders = env::split_paths(path.unwrap_or(OsStr::new(DEFAULT_PATH)));
-    let files: Vec<_> = folders.map(|folder| Path::new(".").join(folder).join(name)).collect();
-    let is_executable = |file: &Path| file.is_file() && access(file, AccessFlags::X_OK).is_ok();
-    let works = |file: &&PathBuf| {
-        // Only a regular file may be opened: to open a named pipe could take forever.
-        is_executable(file)
-            && not_executed::interpreter_of(file).is_none_or(|other| is_executable(&other))
-    };
-    let best = files.iter().find(works).or_else(|| files.iter().min_by_key(|file| !file.exists()));
-    best.expect("split_paths returns a folder even for an empty PATH").clone()
+    let files = folders.map(|folder| Path::new(".").join(folder).join(name));
+    let is_executable = |file: &PathBuf| file.is_file() && access(file, AccessFlags::X_OK).is_ok();
+    let (executable, others): (Vec<_>, Vec<_>) = files.partition(is_executable);
+    if !executable.is_empty() {
+        return executable;
+    }
+    others.into_iter().min_by_key(|file| !file.exists()).into_iter().collect()
 }
 
 #[cfg(test)]
@@ -137,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_command_is_looked_up_in_the_folders_of_path() {
-        let found = |name: &str, path: &str| file(name.as_ref(), Some(path.as_ref()));
+        let found = |name: &str, path: &str| files(name.as_ref(), Some(path.as_ref())).remove(0);
         // The relative path `./bin/setup` exists, because cargo runs this test in the project's
         // root folder.
         assert_eq!(found("setup", "/etc::bin"), Path::new("./bin/setup"), "an executable file");
@@ -157,10 +162,22 @@ mod tests {
             let mode = fs::Permissions::from_mode(0o755);
             fs::set_permissions(folder.join("tool"), mode).unwrap();
         }
-        let found = |path| file("tool".as_ref(), Some(path));
+        // Returns the file that the kernel has executed.
+        let found = |path: &OsStr| {
+            let mut environment = CommandEnvironment::of_launcher();
+            environment.set("PATH", path);
+            execute(&["tool".into()], environment, |program| {
+                let file = Path::new(OsStr::from_bytes(program.file.as_bytes())).to_owned();
+                match std::process::Command::new(&file).status() {
+                    Ok(_) => Ok(file),
+                    Err(error) => Err(Errno::from_raw(error.raw_os_error().unwrap())),
+                }
+            })
+        };
         let both = env::join_paths([&broken, &good]).unwrap();
-        assert_eq!(found(&both), good.join("tool"));
-        assert_eq!(found(broken.as_os_str()), broken.join("tool"));
+        assert_eq!(found(&both).unwrap(), good.join("tool"));
+        let failed = found(broken.as_os_str()).unwrap_err();
+        assert!(failed.hint.unwrap().contains(&*broken.join("tool").to_string_lossy()));
     }
 
     #[test]
@@ -168,6 +185,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("tool");
         nix::unistd::mkfifo(&pipe, Mode::from_bits_truncate(0o755)).unwrap();
-        assert_eq!(file("tool".as_ref(), Some(folder.path().as_os_str())), pipe);
+        assert_eq!(files("tool".as_ref(), Some(folder.path().as_os_str())), [pipe]);
     }
 }

@@ -129,11 +129,6 @@ pub fn is_script_for_shell(file: &Path) -> bool {
     !start.starts_with(&ELFMAG) && !line.contains(&0) && interpreter(&start).is_none()
 }
 
-/// Returns the interpreter of the script `file`, or `None` if `file` has no `#!` line.
-pub fn interpreter_of(file: &Path) -> Option<PathBuf> {
-    interpreter(&start(file))
-}
-
 /// Returns the first bytes of `file`, or an empty vector if the file is unreadable.
 fn start(file: &Path) -> Vec<u8> {
     let mut start = Vec::new();
