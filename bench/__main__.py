@@ -140,6 +140,7 @@ if __name__ == "__main__":
     try:
         main()
     except EndedBySignal as ended:
-        # End this process by the same signal, so that Ctrl-C also ends a loop in the user's shell.
+        # End this process with the signal that it received. If the user's shell runs bin/bench in
+        # a loop, Ctrl-C then also ends the loop.
         signal.signal(ended.number, signal.SIG_DFL)
         signal.raise_signal(ended.number)

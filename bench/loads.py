@@ -20,7 +20,7 @@ from client import Client
 from peers import PASSWORD, USER, Contender, Redis
 from system import PATIENCE, fail, in_processes
 
-# The measured values of a load. A key is the name of a figure, which ends with the figure's unit.
+# The measured values of a load. Each key is the name of a figure. The name ends with the unit.
 Figures = dict[str, float]
 # A function that converts the number of requests in a full run to the number of requests in this
 # run.
@@ -36,11 +36,11 @@ PIPELINE = 16
 REDIS_BENCHMARK_PATIENCE = 600
 # The number of new connections per second in loads with a steady pace.
 PACE = 50
-# The load "storm" starts this number of instances of a proxy, and opens this number of connections
-# to each instance at once.
+# The load "storm" starts STORM instances of a proxy. It opens STORM_CONNECTIONS connections to each
+# instance, all at the same time.
 STORM, STORM_CONNECTIONS = 10, 20
-# In one load, an app reconnects for every page, as PHP does. These constants are the number of the
-# app's processes, and the requests and replies of one page.
+# In one load, an app reconnects for every page, as PHP does. The app has PAGE_WORKERS processes.
+# PAGE_CALLS contains the requests for one page, each with its reply.
 PAGE_WORKERS = 20
 PAGE_VALUE = "x" * SMALL_VALUE
 PAGE_CALLS = (
@@ -152,8 +152,8 @@ def new_connections(contender: Contender, scale: Scale) -> Figures:
 
 def many_connections(contender: Contender) -> int:
     """Returns the number of new connections to measure."""
-    # stunnel needs a thread and a full handshake for each connection, so 600 connections take long
-    # enough.
+    # stunnel is slow, because it needs a thread and a full handshake for each connection. So 600
+    # connections already take long enough for a measurement.
     return 600 if contender.name == "stunnel" else 4_000
 
 

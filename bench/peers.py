@@ -39,8 +39,7 @@ POOL_MODES = {OURS: "auto", OFF: "off", ON: "on"}
 # The table's name for the older launcher that --before names. STUNNEL_POOL stays unset for this
 # launcher, because it may be too old to know the variable.
 BEFORE = "before"
-# The names of two contenders without a proxy between client and Redis. No proxy can be faster than
-# both.
+# The names of the two contenders in which the client connects to Redis without a proxy.
 TLS_DIRECTLY = "TLS directly"
 PLAINTEXT = "plaintext"
 # The names for nginx with its default TLS versions, and for nginx with TLS 1.3 only.
@@ -141,8 +140,8 @@ class Redis:
             "redis-server answers",
             lambda: all(accepts_connections(address, port) for port in ports),
         )
-        # The benchmark queries Redis over a single connection, because new connections would use
-        # CPU time.
+        # The benchmark reads Redis's CPU time over a single connection, because each new connection
+        # would add to this CPU time.
         self.control = Client(address, self.plain)
 
     def wait_until_unused(self) -> None:

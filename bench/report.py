@@ -19,16 +19,17 @@ TABLE = ROOT / "bench/RESULTS.md"
 DATA = ROOT / "bench/results.json"
 PICTURE = ROOT / "bench/ratios.svg"
 
-# The headings of the last columns of the tables. These columns compare the launcher with the pool
-# off with an older launcher, and with the peer whose handshakes are equally expensive.
+# The headings of the last columns of the tables. Each column divides a figure of the launcher by
+# the same figure of another contender. In the last two columns, the launcher's pool is off. The
+# last column compares with nginx TLS 1.3, because its handshakes are equally expensive.
 BEST_PEER = "ours / best peer"
 QUOTIENTS = {
     "ours / plaintext": (OURS, PLAINTEXT),
     "off / before": (OFF, BEFORE),
     f"off / {NGINX_TLS13}": (OFF, NGINX_TLS13),
 }
-# The sizes in the picture, in pixels: the height of a row, the space left of the bars, and the
-# length of a bar for the ratio 1. Bars for ratios above WIDEST are cut.
+# The sizes in the picture, in pixels: the height of a row, the space to the left of the bars, and
+# the length of a bar for the ratio 1. Bars for ratios above WIDEST are cut.
 ROW_HEIGHT, LEFT, UNIT, WIDEST = 22, 370, 220, 2.0
 BETTER, WORSE = "#2e9e5b", "#c9603f"
 
@@ -172,7 +173,7 @@ def picture(results: Results) -> str:
     """Returns an SVG picture with a bar for each ratio. The ratio 1 stands for the best peer."""
     rows = list(results.ratios())
     width, height = LEFT + UNIT * WIDEST + 150, ROW_HEIGHT * len(rows) + 62
-    title = "start-stunnel, divided by the best of nginx, HAProxy and stunnel"
+    title = "Results of start-stunnel, divided by the best results of nginx, HAProxy and stunnel"
     legend = "green: better than every peer; for rates the bar shows peer / ours"
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height}">',

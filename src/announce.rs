@@ -42,9 +42,9 @@ pub fn not_executed(words: &[OsString], not_executed: &NotExecuted) -> ExitOutco
     ExitOutcome::Exited(code.into())
 }
 
-/// Returns the name of a program, as the log shows the name. By the user's mistake, `word` may be a
-/// whole command line or an assignment, which may contain a password. So the log shows only the
-/// part before the first space, and only if this part looks like a path.
+/// Returns the text that the log shows as the name of a program. If the user made a mistake, `word`
+/// may be a whole command line or an assignment, which may contain a password. So the log shows
+/// only the part before the first space, and only if this part looks like a path.
 fn program_name(word: &str) -> &str {
     let name = word.split_whitespace().next().unwrap_or_default();
     let is_path = |c: char| c.is_alphanumeric() || "._-+/".contains(c);
@@ -100,8 +100,8 @@ pub fn reasons(plan: &Plan) -> [Option<(String, String)>; 4] {
     all.map(|(names, reason)| (!names.is_empty()).then(|| (names.join(" "), reason)))
 }
 
-/// Returns the message about settings for the URL in a single variable, if this variable has no
-/// tunnel.
+/// Returns the message about settings that apply to a single variable, but have no effect because
+/// this variable has no tunnel.
 fn why_without_effect(plan: &Plan) -> String {
     let mut tunnelled: Vec<_> =
         plan.tunnelled.iter().map(|tunnelled| tunnelled.variable.as_str()).collect();
@@ -109,7 +109,7 @@ fn why_without_effect(plan: &Plan) -> String {
         tunnelled.push("none");
     }
     format!(
-        "these settings have no effect, because each setting applies to one variable, and this \
+        "these settings have no effect: each setting applies to a single variable, and that \
          variable has no tunnel. Variables with a tunnel: {names}",
         names = tunnelled.join(" ")
     )
@@ -212,7 +212,7 @@ fn status_up(page: &status::StatusListener) {
     }
 }
 
-/// Warns that the launcher does not authenticate the servers to which these variables lead.
+/// Warns that the launcher does not authenticate the servers of the URLs in `variables`.
 fn not_authenticated(variables: &[String]) {
     if !variables.is_empty() {
         warning!(
@@ -240,7 +240,7 @@ pub fn rewritten(rewrites: &[(usize, String)]) {
             var = variable,
             msg = format!(
                 "the shell expanded {variable} in argument {argument} before start-stunnel ran. \
-                 start-stunnel has replaced the URL in this argument by the tunnel's URL"
+                 start-stunnel has replaced the URL in this argument with the tunnel's URL"
             ),
         );
     }

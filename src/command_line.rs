@@ -27,8 +27,8 @@ pub fn rewrite(
 }
 
 fn rewrite_word(plan: &Plan, word: &[u8], locals: &[Local]) -> (Vec<u8>, Vec<String>) {
-    // If two variables hold the same URL, a stable sort keeps the variable in front that comes
-    // first in the plan.
+    // Sort by length, the longest URL first. The sort is stable: variables with the same URL keep
+    // their order in the plan.
     let mut urls: Vec<_> = plan.tunnelled.iter().collect();
     urls.sort_by_key(|url| Reverse(url.value.expose().len()));
     let (mut done, mut variables) = (Vec::with_capacity(word.len()), Vec::new());

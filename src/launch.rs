@@ -159,7 +159,7 @@ async fn drain(tunnels: Drain, supervisor: &mut Supervisor, limit: Duration) -> 
             warning!(
                 at = "drain-timeout",
                 msg = format!(
-                    "connections were still open {limit:?} after COMMAND's end; start-stunnel \
+                    "connections were still open {limit:?} after COMMAND exited; start-stunnel \
                      closes these connections"
                 ),
             );
@@ -187,8 +187,8 @@ fn try_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) -> Result<(), Co
         return Ok(());
     }
     let problem = format!(
-        "is 'require', but the sandbox would be {found}; to start without a sandbox, set auto or \
-         off"
+        "is 'require', but the test of the sandbox found: {found}; to start without a sandbox, \
+         set auto or off"
     );
     Err(settings.wrong(&options::SANDBOX, problem))
 }
@@ -204,14 +204,15 @@ async fn enter_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) {
         state => debug!(at = "sandbox", state = %state),
     }
     logging::enter_sandbox();
-    // Besides this thread, only the log's thread and the permanent thread for blocking work have
-    // started.
+    // On older kernels, each thread that is already running must enter the sandbox itself. Besides
+    // this thread, these are the thread that writes the log (see above), and the permanent thread
+    // for blocking work.
     if let Ok(Err(error)) = threads::run(sandbox::enter).await {
         warning!(at = "sandbox-failed", error = %error);
     }
 }
 
-/// Returns the names of the tunnels that metrics and logs show.
+/// Returns the facts about each tunnel that the metrics, the status page and the log show.
 fn labels(plan: &Plan) -> Vec<TunnelLabels> {
     let of_route = |route: &Route| TunnelLabels {
         variables: route.variables.clone(),

@@ -36,8 +36,8 @@ pub struct Bound {
 /// `--port-taken fail`: a port that another program uses, and a plan without a Redis URL.
 pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
     if settings.port_taken == PortTaken::Fail && !plan.found_urls() {
-        let problem = "is 'fail', so other programs need the local port, but start-stunnel would \
-                       not open a local port";
+        let problem = "is 'fail' (other programs rely on the local port), but start-stunnel would \
+                       open no local port";
         let problem = format!("{problem}: {}", names::NO_URL);
         return Err(settings.wrong(&options::PORT_TAKEN, problem));
     }
@@ -140,7 +140,7 @@ fn not_bound(plan: &Plan, settings: &Settings, index: usize, error: &io::Error) 
         _ => "set a port from 1024 to 65535, or set 0".to_owned(),
     };
     let port = usize::from(settings.listen_port) + index;
-    let problem = format!("leads to 127.0.0.1:{port}, which cannot be bound ({error}); {remedy}");
+    let problem = format!("requires 127.0.0.1:{port}, which cannot be bound ({error}); {remedy}");
     settings.wrong(&options::LISTEN_PORT, problem)
 }
 

@@ -119,8 +119,8 @@ fn log_panic(panic: &panic::PanicHookInfo<'_>) {
     }
 }
 
-/// Makes the thread that writes the log enter the sandbox now, and not only before the thread
-/// writes the next line.
+/// Makes the thread that writes the log enter the sandbox now. Without this call, the thread would
+/// enter the sandbox only when the thread writes its next line.
 pub fn enter_sandbox() {
     if let Some(mut thread) = THREAD.get().cloned() {
         // An empty text wakes the thread that writes the log, but adds nothing to the log.
@@ -128,8 +128,8 @@ pub fn enter_sandbox() {
     }
 }
 
-/// The stderr to which the thread for the log writes. The thread starts before COMMAND, and enters
-/// the sandbox before the first line that the thread writes after COMMAND's start.
+/// The stderr of the thread that writes the log. This thread starts before COMMAND, but the sandbox
+/// begins only after COMMAND's start. So the thread calls [`sandbox::enter`] before each line.
 struct SandboxedStderr(Stderr);
 
 impl Write for SandboxedStderr {
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn json_has_the_same_keys_in_the_same_order() {
+    fn json_line_contains_all_fields_in_order() {
         let line = json(&fields());
         assert!(line.starts_with(r#"{"at":"tunnel-up","listen":"127.0.0.1:6371","code":7,"#));
         let parsed: Value = serde_json::from_str(&line).unwrap();

@@ -27,8 +27,8 @@ use landlock::{
 /// The value of `--sandbox`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SandboxMode {
-    /// Restricts the launcher by all rules that the kernel supports, even if the kernel supports
-    /// none.
+    /// Applies all rules that the kernel supports. If the kernel supports no rules, the launcher
+    /// runs without a sandbox.
     Auto,
     Off,
     /// Starts COMMAND only if a trial of the sandbox succeeds.
@@ -38,8 +38,9 @@ pub enum SandboxMode {
 /// The files and directories that name lookups and OpenSSL read. The list contains directories,
 /// because a rule for a file does not apply to a new file that later replaces this file. The list
 /// contains directories of libraries, because the C library loads modules for lookups (nss(5)) and
-/// OpenSSL loads providers after the sandbox has started. OpenSSL reads /dev/null instead of its
-/// default bundle of CA certificates.
+/// OpenSSL loads providers after the sandbox has started. The list contains /dev/null, because the
+/// launcher sets SSL_CERT_FILE to this path (`tls::roots`), so OpenSSL opens /dev/null instead of
+/// its default bundle of CA certificates.
 const READABLE: &[&str] = &[
     "/etc",
     "/run/systemd/resolve",
@@ -247,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn with_an_old_kernel_the_state_names_rights_not_denied() {
+    fn state_names_the_rights_that_an_old_kernel_cannot_deny() {
         let shown = |abi| State::Landlock(abi).to_string();
         assert_eq!(shown(ABI::V7), "Landlock ABI 7");
         assert_eq!(shown(ABI::V5), "Landlock ABI 5 (cannot deny abstract Unix sockets)");

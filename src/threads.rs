@@ -124,8 +124,8 @@ impl Threads {
             if let Ok(job) = self.take.recv_timeout(idle) {
                 job();
             } else if let Ok(permit) = self.free.try_acquire() {
-                // The thread has taken its own permit from `free`, so no job can expect this thread
-                // to run it.
+                // Each permit in `free` promises one idle thread to a later job. This thread has
+                // taken one permit, so no job relies on this thread, and the thread can end.
                 permit.forget();
                 return;
             }

@@ -256,7 +256,7 @@ fn build_warns_of_files_of_the_retired_buildpack() {
 }
 
 #[test]
-fn build_refuses_a_bin_that_is_a_broken_link() {
+fn build_refuses_a_broken_link_named_bin() {
     let site = Site::new();
     symlink("../elsewhere/bin", site.at("app/bin")).unwrap();
     for (build, _) in BUILDS {
@@ -403,7 +403,7 @@ fn keys(table: &toml::Table, allowed: &[&str]) {
 }
 
 #[test]
-fn app_of_a_cloud_native_build_runs_the_same_procfile() {
+fn classic_procfile_also_works_after_a_cloud_native_build() {
     let site = Site::new();
     assert_eq!(site.cloud_native("detect").code(), 0);
     let said = site.cloud_native("build").ok();

@@ -218,7 +218,7 @@ fn redis_5_passes_the_check_although_the_url_has_a_user() {
 }
 
 #[test]
-fn the_check_does_not_call_a_dead_redis_a_wrong_password() {
+fn check_reports_that_redis_behind_stunnel_may_be_down() {
     let mut server = Server::start(Front::Stunnel);
     server.stop();
     let without_password = server.url().replace(&format!("default:{PASSWORD}@"), "");
@@ -258,7 +258,7 @@ fn advice_for_a_certificate_with_another_name_works() {
 fn advice_about_an_untrusted_server_fits_the_verify_level() {
     let server = Server::start(Front::Redis);
     let intercepted = [
-        "someone may intercept this connection",
+        "someone may be intercepting this connection",
         "STUNNEL_CA_FILE",
         "over a connection that you trust",
         "STUNNEL_PIN=sha256//",

@@ -99,8 +99,7 @@ impl Example {
         let server = self.outlives_a_restart(server);
         self.ends_in_good_order(&server);
         let name = format!("{}{}", self.name, self.query.replace('?', ", "));
-        let all = "all, directly and behind stunnel";
-        record(&name, &[&self.version(version), all, &refused, &down, &dead, note]);
+        record(&name, &[&self.version(version), "all", &refused, &down, &dead, note]);
     }
 
     /// The kind of error that the app sees if the certificate check fails.
@@ -246,7 +245,7 @@ fn rails_cache_works_through_the_tunnel() {
     let refused = example.web("", &server).env("STUNNEL_VERIFY", "full").run().stdout;
     assert!(refused.contains("certificate check failed"), "{refused}");
     let version = example.version("ruby -r active_support -e 'puts ActiveSupport.version'");
-    let worked = "read, write, fetch, increment, several at once";
+    let worked = "read, write, fetch, increment, read_multi";
     let note = "an unreachable cache is a cache miss; only `error_handler` sees errors";
     record("rails-cache", &[&version, worked, "", "", "", note]);
 }
@@ -320,14 +319,15 @@ fn phpredis_works_through_the_tunnel() {
     let version = "php -r 'echo phpversion(\"redis\");'";
     Example::new("phpredis").works(
         version,
-        "accepts no URL; returns `false` if refused; `getLastError()` has the text",
+        "accepts no URL; if the launcher refuses the server, `auth()` returns `false`, and \
+         `getLastError()` has the text",
     );
 }
 
 #[test]
 fn predis_works_through_the_tunnel() {
     let version = "php -r 'require \"Predis/autoload.php\"; echo Predis\\Client::VERSION;'";
-    Example::new("predis").works(version, "1.1 ignores user names in URLs: the app sends AUTH");
+    Example::new("predis").works(version, "ignores the URL's user name: the app sends AUTH");
 }
 
 #[test]
@@ -354,7 +354,7 @@ fn php_sessions_make_a_connection_for_each_request() {
 #[test]
 fn hiredis_works_through_the_tunnel() {
     let version = "dpkg-query -W -f '${Version}' libhiredis-dev";
-    Example::new("hiredis").works(version, "accepts no URL: the app parses it");
+    Example::new("hiredis").works(version, "accepts no URL: the app must parse the URL itself");
 }
 
 #[test]

@@ -50,7 +50,7 @@ fn the_launcher_dies_by_a_signal_without_a_core_dump() {
 }
 
 #[test]
-fn a_signal_that_kills_command_kills_a_launcher_that_blocks_it() {
+fn launcher_unblocks_the_signal_that_killed_the_command() {
     // The launcher and COMMAND start with SIGHUP ignored and blocked. COMMAND removes both
     // settings, and then kills itself with SIGHUP.
     let scene = r#"
@@ -105,12 +105,12 @@ fn when_the_launcher_is_killed_the_command_gets_sigterm() {
 }
 
 #[test]
-fn when_the_command_is_timeout_1_its_child_is_killed() {
+fn timeout_as_command_kills_the_children_of_its_job() {
     let script = "trap '' TERM; sleep 1000 & echo $!; sleep 1000";
     let words = ["timeout", "-s", "KILL", "1000", "sh", "-c", script];
     let mut running = Launcher::new(words).start();
     let child: i32 = running.line().parse().unwrap();
-    // Wait until timeout(1) has started its child, because an earlier SIGALRM would kill only
+    // Wait until timeout(1) waits for its child, because an earlier SIGALRM could kill only
     // timeout(1) itself.
     let timeout = command_of(running.pid());
     wait_until("timeout(1) waits for its child", || state(timeout) == 'S');
@@ -204,10 +204,10 @@ fn a_signal_at_the_commands_end_does_not_change_the_exit_code() {
     }
 }
 
-/// Starts a launcher whose COMMAND starts a daemon, and then runs the shell commands `end`. The
-/// daemon has its own session and keeps a connection open, so the launcher drains for up to an hour
-/// after COMMAND's end. The daemon prints its pid. When its connection ends, the daemon prints
-/// "closed" or "reset". `launcher` makes a launcher for COMMAND's bash script.
+/// Starts a launcher. COMMAND is a bash script that starts a daemon. Then the script runs the shell
+/// commands `end`. The daemon has its own session and keeps a connection open, so the launcher
+/// drains for up to an hour after COMMAND's end. The daemon prints its pid. When its connection
+/// ends, the daemon prints "closed" or "reset". `launcher` makes a launcher for the script.
 fn start_with_daemon(server: &Server, end: &str, launcher: impl Fn(&str) -> Launcher) -> Running {
     let daemon = r#"
         open(my $redis, "+<&=3"); open(my $out, ">&=4"); syswrite(STDOUT, "$$\n"); close(STDOUT);

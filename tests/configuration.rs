@@ -85,7 +85,7 @@ fn port_that_cannot_be_bound_is_reported_at_any_log_level() {
         .env("STUNNEL_LISTEN_PORT", "80")
         .env("STUNNEL_LOGLEVEL", "emerg")
         .refused();
-    assert!(log.contains("STUNNEL_LISTEN_PORT leads to 127.0.0.1:80"), "{log}");
+    assert!(log.contains("STUNNEL_LISTEN_PORT requires 127.0.0.1:80"), "{log}");
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn wrong_usage_exits_with_2_and_help_and_version_with_0() {
 }
 
 #[test]
-fn with_port_taken_fail_a_taken_port_is_an_error() {
+fn a_taken_port_is_an_error_if_port_taken_is_fail() {
     let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let options = ["--port-taken", "fail", "--listen-port", &port, "echo", "ran"];
@@ -120,7 +120,7 @@ fn with_port_taken_fail_a_taken_port_is_an_error() {
         (by_variables, "STUNNEL_LISTEN_PORT", "STUNNEL_PORT_TAKEN=move"),
     ] {
         assert_eq!(logged(&log, "config-error", "var"), [name]);
-        let problem = format!("{name} leads to 127.0.0.1:{port},");
+        let problem = format!("{name} requires 127.0.0.1:{port},");
         assert!(log.contains(&problem) && log.contains(remedy), "{log}");
     }
     assert_eq!(launcher().env("STUNNEL_PORT_TAKEN", "move").run().stdout, "ran\n");

@@ -90,8 +90,8 @@ fn an_idle_connection_holds_no_buffer() {
 
 /// Writes until the other side stops reading.
 fn push(stream: &mut impl Write) {
-    // No buffer of the launcher can hold a whole number of chunks, so that some bytes remain in
-    // each buffer.
+    // No buffer's size in the launcher is a multiple of the chunk size. So a part of a chunk
+    // remains in each buffer, and the launcher cannot free the buffer.
     let chunk = [b'x'; 10_000];
     let error = loop {
         if let Err(error) = stream.write_all(&chunk) {

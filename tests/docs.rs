@@ -130,9 +130,11 @@ fn calls(stream: TokenStream) -> Vec<(String, Vec<Vec<String>>)> {
 }
 
 /// Every log event in the sources, as a row of the manual's table: its name (`at=`), its levels and
-/// its fields.
-fn events() -> BTreeSet<String> {
+/// its fields. The second set contains the fields in l2met's format (`count#…`), which the row
+/// abbreviates.
+fn events() -> (BTreeSet<String>, BTreeSet<String>) {
     let mut events: BTreeMap<String, (Vec<String>, Vec<String>)> = BTreeMap::new();
+    let mut l2met = BTreeSet::new();
     let add = |known: &mut Vec<String>, new: String| {
         if !known.contains(&new) {
             known.push(new);
@@ -154,19 +156,28 @@ fn events() -> BTreeSet<String> {
             for field in fields {
                 // A field is written as `name = value`, `name`, `%name` or `?name`.
                 let name = field.iter().find(|word| !["%", "?"].contains(&word.as_str()));
-                add(names, format!("`{}`", name.expect("a name").trim_matches('"')));
+                let name = name.expect("a name").trim_matches('"');
+                let Some((kind, _)) = name.split_once('#') else {
+                    add(names, format!("`{name}`"));
+                    continue;
+                };
+                add(names, format!("`{kind}#…`"));
+                l2met.insert(match name.split_once(".failed.") {
+                    Some((count, _)) => format!("{count}.failed.REASON"),
+                    None => name.to_owned(),
+                });
             }
         }
     }
     let row = |(word, (levels, names)): (String, (Vec<String>, Vec<String>))| {
         format!("| `{word}` | {} | {} |", levels.join(" or "), names.join(", "))
     };
-    events.into_iter().map(row).collect()
+    (events.into_iter().map(row).collect(), l2met)
 }
 
 #[test]
 fn manual_has_every_log_event_with_level_and_fields() {
-    let logged = events();
+    let (logged, l2met) = events();
     let page = text("docs/operation.md");
     let (_, table, _) = around(&page, "events");
     let mut documented = BTreeSet::new();
@@ -185,6 +196,19 @@ fn manual_has_every_log_event_with_level_and_fields() {
         "docs/operation.md lacks {missing:#?}, and has unknown events: {extra:#?}"
     );
     assert!(logged.len() > 30, "{logged:?}");
+    let (_, table, _) = around(&page, "l2met");
+    let explained = rows(table).into_iter().map(|row| row[0].trim_matches('`').to_owned());
+    let expected = l2met.into_iter().chain(["source".to_owned()]).collect::<BTreeSet<_>>();
+    assert_eq!(explained.collect::<BTreeSet<_>>(), expected);
+}
+
+#[test]
+fn table_rows_have_at_most_200_characters() {
+    for page in pages() {
+        for row in text(&page).lines().filter(|line| line.trim_start().starts_with('|')) {
+            assert!(row.chars().count() <= 200, "{page}: {row}");
+        }
+    }
 }
 
 // --- Metrics ----------------------------------------------------------------------------------

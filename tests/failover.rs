@@ -240,7 +240,7 @@ fn a_failed_lookup_refuses_the_app_but_keeps_idle_connections() {
 }
 
 #[test]
-fn if_the_name_loses_an_address_there_is_a_new_trial() {
+fn pool_repeats_its_trial_if_the_name_loses_an_address() {
     let hosts = Hosts::new();
     let Some((_old, _new, heard, held)) = two_names(&hosts) else { return };
     let mut first = held.open();

@@ -23,8 +23,8 @@ use support::{eventually, two_free_ports, wait_until};
 
 const MIB: usize = 1024 * 1024;
 
-/// A port where connecting times out, because the queue of its socket is full. The queue stays full
-/// until the socket or the streams are dropped.
+/// Listens on a port, and fills the socket's accept queue. New connections to the port then time
+/// out, until the socket or the streams are dropped.
 fn full_queue() -> (Socket, Vec<TcpStream>, u16) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();

@@ -36,7 +36,7 @@ fn corpus_certificates_and_pins_cause_no_panic() {
 }
 
 #[test]
-fn status_page_answers_every_corpus_request_in_http() {
+fn status_page_answers_corpus_requests_with_http_or_nothing() {
     replay("http", targets::http);
 }
 

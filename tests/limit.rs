@@ -58,7 +58,7 @@ fn waiting_apps_are_served_in_order() {
 #[test]
 fn the_log_reports_long_waits_stuck_queues_and_timeouts() {
     let server = Server::start(Front::Redis);
-    // A wait is long after one second, and a queue is stuck after ten seconds.
+    // The launcher logs `queue-waiting` after one second, and `queue-stuck` after ten seconds.
     let held = Launcher::hold_with(
         &server.url(),
         &[("REDIS_URL_STUNNEL_MAX_CONNECTIONS", "2"), (TIMEOUT, "12s")],
@@ -82,7 +82,7 @@ fn the_log_reports_long_waits_stuck_queues_and_timeouts() {
 }
 
 #[test]
-fn many_apps_are_served_if_the_limit_equals_maxclients() {
+fn many_apps_are_served_if_redis_allows_no_more_than_the_limit() {
     const CONNECTIONS: usize = 4;
     for pool in ["off", "on"] {
         // The test's own connection is one of the five clients that Redis allows.
@@ -115,8 +115,8 @@ fn many_apps_are_served_if_the_limit_equals_maxclients() {
     }
 }
 
-/// A server that closes the connections with the numbers `cut` during the handshake, like a Redis
-/// at its client limit.
+/// A server that closes some connections during the handshake, like a Redis at its client limit.
+/// `cut` contains the numbers of these connections, counted from 0.
 fn cutting(cut: &'static [usize]) -> Peer<()> {
     let acceptor = acceptor(SslVersion::TLS1_3);
     Peer::numbered(move |number, mut stream| {
@@ -132,7 +132,8 @@ fn cutting(cut: &'static [usize]) -> Peer<()> {
 }
 
 #[test]
-fn after_a_close_a_failed_handshake_is_retried_once() {
+fn a_refused_handshake_in_a_freed_slot_is_retried_once() {
+    // For a moment, Redis may still count a client whose connection the launcher has closed.
     for (cut, failed) in [(&[1][..], "0"), (&[1, 2, 3, 4], "1")] {
         let peer = cutting(cut);
         let held = Launcher::hold_with(&peer.url(), &[(LIMIT, "1"), (POOL, "off")]);

@@ -24,8 +24,8 @@ fn side_by_side(threads: usize, job: impl Fn(usize) + Sync) {
     });
 }
 
-/// Opens the first connection, so that the launcher opens all descriptors that it keeps. Returns
-/// the connection and the launcher's number of descriptors.
+/// Opens the first connection. With this connection, the launcher also opens some descriptors that
+/// then stay open. Returns the connection and the launcher's number of descriptors.
 fn at_rest(held: &Held) -> (Client, usize) {
     let mut warm = held.client();
     assert_eq!(warm.ask(&["PING"]), Reply::line("+PONG"));

@@ -147,8 +147,8 @@ fn shim_without_launcher_runs_no_command_for_check_or_help() {
         for words in [&[flag.as_str()][..], &[flag, "echo", "ran"]] {
             let ended = checkout.launcher(words).env("STUNNEL_ENABLED", "false").run();
             assert_eq!((ended.code(), ended.stdout.as_str()), (127, ""), "{words:?}");
-            // The user has disabled the tunnel already, so the error must not advise to disable the
-            // tunnel.
+            // The user has already disabled the tunnel, so the error must not tell the user to
+            // disable the tunnel.
             assert!(!ended.stderr.contains("STUNNEL_ENABLED"), "{words:?}: {}", ended.stderr);
             assert_eq!(ended.stderr.lines().count(), 1, "{words:?}: {}", ended.stderr);
         }

@@ -83,7 +83,7 @@ fn the_log_level_hides_less_severe_lines() {
 }
 
 #[test]
-fn one_warning_names_every_unauthenticated_variable() {
+fn one_warning_names_every_variable_without_a_verify_setting() {
     let run = |settings: &[(&str, &str)]| {
         let launcher = Launcher::script("true")
             .redis("redis://h")

@@ -66,7 +66,7 @@ impl Site {
         eventually("the web server answers", || http_get(self.port, path))
     }
 
-    /// nginx in front of PHP-FPM, outside the launcher.
+    /// Starts nginx in front of PHP-FPM. nginx does not run under the launcher.
     fn nginx(&self) -> Process {
         let folder = self.folder.path().display();
         let configuration = format!(
@@ -126,7 +126,7 @@ fn program(folder: &str, name: &str) -> PathBuf {
 }
 
 #[test]
-fn php_fpm_sees_the_url_with_either_line_of_the_manual() {
+fn php_fpm_sees_the_url_with_env_line_or_with_clear_env_off() {
     assert_eq!(Site::new().php_fpm(""), "", "clear_env is on by default");
     for marker in ["php-fpm-env", "php-fpm-clear-env"] {
         assert_eq!(Site::new().php_fpm(&snippet(marker)), "getenv server PONG", "{marker}");

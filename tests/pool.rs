@@ -68,8 +68,8 @@ fn seed() -> u64 {
 
 // --- Commands ---------------------------------------------------------------------------------
 
-/// The value of the field `name` in Redis's description of a command, which is a list of names and
-/// values in turn.
+/// The value of the field `name` in a description from COMMAND DOCS. Each description is a list
+/// that alternates between names and values.
 fn field<'a>(description: &'a Reply, name: &str) -> Option<&'a Reply> {
     let Reply::Array(fields) = description else { panic!("{description:?}") };
     fields.chunks(2).find(|pair| pair[0] == Reply::bulk(name)).map(|pair| &pair[1])
@@ -135,7 +135,7 @@ fn add_argument(words: &mut Vec<String>, argument: &Reply, dice: &mut Rng) {
         "pattern" => words.push("*".into()),
         _ if name == "script" => words.push("return redis.call('ping')".into()),
         _ if name == "host" => words.push("127.0.0.1".into()),
-        // There are only four texts, so that users often have the same names and channels.
+        // There are only four texts, so that users often choose the same name or channel.
         _ => words.push(format!("text:{}", dice.u64(..4))),
     }
 }
@@ -323,9 +323,9 @@ fn no_command_changes_what_the_next_app_sees() {
     }
 }
 
-/// Requests that a user sends before the user disconnects. The user reads the replies to the
-/// requests in the list. After that, the user sends the last request in full or in part, but reads
-/// no reply.
+/// Requests that a user sends before disconnecting: a list of requests, and a last request, which
+/// may be empty. The user waits for a reply to each request in the list. The user sends the last
+/// request in full or in part, and does not wait for its reply.
 const MESSES: [(&[&str], &str); 9] = [
     (&["MULTI", "SET lost x"], ""),
     (&["WATCH key:0"], ""),
@@ -338,7 +338,8 @@ const MESSES: [(&[&str], &str); 9] = [
     (&[], "ECHO unread"),
 ];
 
-/// Sends requests from [`MESSES`], and disconnects in the middle. The launcher may close the
+/// Sends the requests of an entry of [`MESSES`], and disconnects. Half of the users are impatient:
+/// they skip the rest of the list if a reply does not arrive at once. The launcher may close the
 /// connection earlier.
 fn leave_in_a_mess(mut user: Client, dice: &mut Rng) {
     let patience = if dice.bool() { PATIENCE } else { Duration::from_micros(1) };

@@ -155,7 +155,8 @@ const LONGER: Duration = Duration::from_millis(1_500);
 
 #[test]
 fn after_a_burst_two_idle_connections_stay_open() {
-    // Another process needs 20 of the 30 connections. The test itself needs one.
+    // Redis allows 30 connections. After the burst of 25, the test opens 20 connections of its own.
+    // Redis would refuse some of these if the launcher kept all connections of the burst.
     let server = Server::with_words(&["--maxclients", "30"]);
     let mut direct = server.direct();
     let before = accepted(&mut direct);

@@ -130,7 +130,7 @@ fn an_app_gets_a_new_connection_if_reset_fails() {
 #[test]
 fn a_client_certificate_turns_the_pool_off() {
     // Redis 8 and Valkey 9 can log a client in by its certificate. After such a login, RESET
-    // changes to the default user.
+    // logs the client in as the default user.
     let (peer, heard) = changed_by_reset(|request, was_reset| match request {
         "RESET" => "+RESET\r\n",
         "ACL" if was_reset => "+default\r\n",

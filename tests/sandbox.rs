@@ -60,7 +60,8 @@ fn the_sandbox_stops_an_attacker_inside_the_launcher() {
     }
     let app = tempfile::tempdir().unwrap();
     fs::write(app.path().join("secrets"), "hunter2").unwrap();
-    // The attacker is a process of its own, because a thread cannot leave the sandbox again.
+    // The attack runs in its own process, because the sandbox may also restrict the threads of
+    // other tests, and the restrictions cannot be lifted.
     let attacker = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "the_sandbox_stops_an_attacker_inside_the_launcher", "--nocapture"])
         .env(APP, app.path())
@@ -70,8 +71,8 @@ fn the_sandbox_stops_an_attacker_inside_the_launcher() {
     assert!(output.contains("1 passed"), "{output}{}", String::from_utf8_lossy(&attacker.stderr));
 }
 
-/// Applies the sandbox's rules to this thread. A thread that started earlier must be able to apply
-/// the rules, too.
+/// Applies the sandbox's rules to this thread. Also checks that another thread, which was already
+/// running at this time, can apply the rules to itself.
 fn apply(rights: &Rights) {
     let (applied, wait) = mpsc::channel::<()>();
     let older = thread::spawn(move || {
@@ -117,7 +118,7 @@ fn attack(app: &Path) {
         ("read COMMAND's environment", errno(of_command("environ")), libc::EACCES),
         ("read COMMAND's memory", errno(of_command("mem")), libc::EACCES),
         ("trace COMMAND", errno(traced(pid)), libc::EPERM),
-        // The sandbox must leave the launcher these rights.
+        // The launcher needs these rights, so the sandbox must allow them.
         ("read /etc", errno(fs::read("/etc/passwd")), 0),
         ("connect to Redis", errno(TcpStream::connect(redis)), 0),
         // Landlock cannot deny these rights.
@@ -302,8 +303,9 @@ fn ca_certificates_outside_etc_work_despite_the_sandbox() {
 
 // --- Kernels that refuse ----------------------------------------------------------------------
 
-/// Makes Landlock's system calls fail with `errno` in the process `command`, from the call with the
-/// number `first` on. A container's seccomp profile can have the same effect.
+/// Makes Landlock's system calls fail with `errno` in the process that `command` starts. Calls with
+/// a lower system call number than `first` still work. A container's seccomp profile can have the
+/// same effect.
 fn forbid(command: &mut Command, first: libc::c_long, errno: i32) {
     const LAST: u32 = libc::SYS_landlock_restrict_self as u32;
     let jump =
@@ -329,8 +331,7 @@ fn forbid(command: &mut Command, first: libc::c_long, errno: i32) {
     }
 }
 
-/// A launcher in which Landlock's system calls fail with `errno`, from the call with the number
-/// `first` on.
+/// A launcher in which Landlock's system calls fail, as [`forbid`] describes.
 fn refused(server: &Server, first: libc::c_long, errno: i32) -> Launcher {
     let mut launcher = Launcher::holding(&server.url()).env("STUNNEL_LOG_LEVEL", "debug");
     forbid(&mut launcher.command, first, errno);

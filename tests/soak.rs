@@ -1,5 +1,5 @@
-//! Mixes loads, faults and disconnecting apps at random, from a seed. The test checks each reply,
-//! and a fault must explain each error.
+//! Creates random loads and faults, from a seed. The apps disconnect at random, too. The test
+//! checks each reply, and checks that no connection breaks without a fault.
 //!
 //! `bin/test` runs this test for some seconds, `bin/soak --minutes N` for longer. SOAK_SECONDS,
 //! SOAK_SEED and SOAK_POOL (the launcher's pool mode) override the defaults.
@@ -27,8 +27,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// The number of apps whose connections have faults.
 const APPS: usize = 24;
-/// The number of apps that use a second tunnel, without faults. These apps must not notice any
-/// fault.
+/// The number of apps that use the second tunnel. This tunnel has no faults, so no connection of
+/// these apps may break.
 const WITNESSES: usize = 6;
 /// The launcher may keep this much memory for later connections, in KiB.
 const KEPT_KIB: u64 = 24 * 1024;
@@ -38,9 +38,9 @@ const DURABLE: &[&str] =
 /// A script for COMMAND: prints both URLs, then ignores signals until its standard input ends.
 const DEAF: &str =
     "trap '' HUP TERM USR1 USR2; echo $REDIS_URL; echo $OTHER_URL; while read -r _; do :; done";
-/// Requests that an app may have sent before it disconnects. The requests change the connection's
-/// state, but the next app must not notice the change. The key `never` is set only in transactions
-/// without EXEC.
+/// An app may send the requests in one of these lines before the app disconnects. Most lines change
+/// the connection's state, but the next app must not notice the change. The key `never` is set only
+/// in transactions without EXEC.
 const UNFINISHED: &[&str] = &[
     "",
     "PING",
@@ -147,9 +147,9 @@ struct App {
     network: Arc<Network>,
     /// The number of connections that broke.
     broken: usize,
-    /// The number of writes that the app has sent, followed by the number of writes that Redis has
-    /// acknowledged.
+    /// The number of writes that the app has sent.
     sent: usize,
+    /// The number of these writes that Redis has acknowledged.
     acknowledged: usize,
 }
 
@@ -423,7 +423,7 @@ fn from_environment(name: &str, default: u64) -> u64 {
 }
 
 #[test]
-fn random_loads_and_faults_lose_no_reply() {
+fn random_loads_and_faults_cause_no_wrong_reply() {
     let seconds = from_environment("SOAK_SECONDS", 8);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let seed = from_environment("SOAK_SEED", now);

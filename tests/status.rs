@@ -40,7 +40,7 @@ fn status_of(launcher: i32) -> Option<Value> {
 }
 
 #[test]
-fn status_finds_a_launcher_without_any_setting() {
+fn status_finds_a_launcher_that_has_no_status_address() {
     let held = Launcher::hold(NOWHERE);
     let pid = held.running.pid();
     let found = eventually("--status finds the launcher", || status_of(pid));
@@ -97,7 +97,8 @@ fn status_reports_a_stopped_launcher_as_failing() {
     wait_until("the launcher is stopped", || state(pid) == 'T');
     let said = status(&[]);
     held.running.signal(libc::SIGCONT);
-    assert!(said.stdout.contains(&format!("start-stunnel pid {pid} does not answer")), "{said:?}");
+    let expected = format!("start-stunnel pid {pid} does not report its state");
+    assert!(said.stdout.contains(&expected), "{said:?}");
     assert_eq!(said.code(), 1);
 }
 
@@ -134,8 +135,8 @@ fn as_another_user<T: Send + 'static>(action: impl FnOnce() -> T + Send + 'stati
     thread.join().unwrap()
 }
 
-/// Listens on a socket that has the name of the status socket of a launcher with this pid. Answers
-/// each request with `answer`.
+/// Pretends to be a launcher with this pid: listens on a socket that has the name of this
+/// launcher's status socket, and answers each request with `answer`.
 fn impostor(pid: u32, answer: String) {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let name = format!("start-stunnel/{pid}.{}", COUNT.fetch_add(1, Ordering::Relaxed));
@@ -169,12 +170,13 @@ fn status_ignores_impostors_with_another_user_or_pid() {
 }
 
 #[test]
-fn status_reports_a_launcher_that_does_not_answer_as_failing() {
-    // A launcher that is short of memory closes the connection without an answer, too.
+fn status_exits_with_1_if_a_launcher_sends_no_answer() {
+    // This impostor closes the connection without an answer, like a launcher that is short of
+    // memory.
     let pid = std::process::id();
     impostor(pid, String::new());
     let said = status(&[]);
-    let expected = format!("start-stunnel pid {pid} does not answer");
+    let expected = format!("start-stunnel pid {pid} does not report its state");
     assert!(said.stdout.contains(&expected) && said.code() == 1, "{said:?}");
 }
 
@@ -252,7 +254,7 @@ fn healthz_shows_whether_the_command_is_stopped_or_draining() {
 }
 
 #[test]
-fn a_status_port_equal_to_the_apps_port_exits_with_78() {
+fn with_the_apps_port_as_status_port_the_launcher_exits_with_78() {
     for (words, address, port) in [
         (&["true"][..], "5000", "5000"),
         (&["true"], "0.0.0.0:5000", "05000"),
@@ -286,7 +288,7 @@ fn the_status_page_is_served_before_the_command_runs() {
 }
 
 #[test]
-fn the_status_page_on_a_unix_socket_is_only_for_its_user() {
+fn only_the_launchers_user_can_open_the_status_pages_socket() {
     for listen in ["tcp", "unix"] {
         let folder = tempfile::tempdir().unwrap();
         let launcher = Launcher::holding(NOWHERE).env("STUNNEL_STATUS_ADDRESS", "unix");

@@ -180,7 +180,8 @@ fn sigterm_to_a_stopped_launcher_takes_effect_after_sigcont() {
     let command = command_of(running.pid());
     running.signal(libc::SIGTERM);
     running.signal(libc::SIGCONT);
-    // Keep COMMAND's standard input open until SIGTERM has arrived: its end would end COMMAND, too.
+    // Wait until SIGTERM has ended COMMAND. `finish` then closes COMMAND's standard input, which
+    // would end COMMAND, too.
     wait_until_reaped(command);
     assert_eq!(running.finish().signal(), libc::SIGTERM);
 }
@@ -213,7 +214,7 @@ fn in_an_orphaned_process_group_a_stop_signal_has_no_effect() {
 }
 
 #[test]
-fn sigstop_to_the_command_alone_keeps_the_tunnel_running() {
+fn sigstop_to_the_command_alone_does_not_stop_the_tunnel() {
     let server = Server::start(Front::Redis);
     let script = ["perl", "-e", STOPPABLE];
     let mut launcher = Launcher::new(["sh", "-c", "echo \"$REDIS_URL\"; exec \"$@\"", "sh"]);

@@ -345,7 +345,7 @@ fn hang_up_a_shells_job(ampersand: &str) -> String {
     let (command, launcher) = notes.pids();
     terminal.hang_up();
     notes.wait_for("HUP");
-    // The kernel has sent all its signals when the shell has ended.
+    // Wait until the shell ends, because the kernel may send COMMAND another SIGHUP then.
     terminal.process.wait();
     send_signal(launcher, nix::libc::SIGTERM);
     notes.wait_for("TERM");

@@ -1,5 +1,5 @@
-//! Tests of a launcher to which the system refuses further threads (RLIMIT_NPROC, or a container's
-//! limit of pids). The limit does not apply to root, so the launcher runs as another user.
+//! Tests of a launcher that cannot start more threads, because of RLIMIT_NPROC or a container's
+//! limit on pids. RLIMIT_NPROC does not apply to root, so the launcher runs as another user.
 
 mod support;
 
@@ -102,8 +102,8 @@ fn the_launcher_exits_with_126_if_it_cannot_create_a_thread() {
     assert_eq!(last["at"], "command-failed", "{last}");
 }
 
-/// If this environment variable is set, the following test panics itself. Otherwise the test starts
-/// a process that panics.
+/// The following test runs itself again in a second process, with this environment variable. In the
+/// second process, threads panic.
 const PANICS: &str = "START_STUNNEL_TEST_PANICS";
 
 #[test]

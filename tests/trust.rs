@@ -394,7 +394,7 @@ fn a_host_that_ends_with_a_dot_passes_verification() {
 }
 
 #[test]
-fn a_hint_names_the_setting_that_takes_effect() {
+fn a_hint_names_the_setting_to_change() {
     let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let [ours, other] = folders.each_ref().map(|folder| Certificate::self_signed(folder.path()));
     let server = Server::with_certificate(&ours);
@@ -478,8 +478,9 @@ fn a_missing_client_certificate_is_reported_within_a_second() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path());
     let server = Server::for_clients_of(&authority.root, "TLSv1.3");
-    // If the launcher waited for a second request, the reply would take two seconds. On a busy
-    // machine, several attempts may be necessary.
+    // With TLS 1.3, the server refuses the client only after the handshake, so the launcher may
+    // have read the app's request already. If the launcher then waited for another request, the
+    // reply would take two seconds. On a busy machine, several attempts may be necessary.
     let soon = (0..10).any(|_| {
         let held = Launcher::hold(&server.url());
         let mut client = held.open();

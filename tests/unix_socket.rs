@@ -1,4 +1,5 @@
-//! Tests `--listen unix`, which makes a socket that only its user can open.
+//! Tests `--listen unix`: the launcher listens on a Unix socket that only the launcher's user can
+//! open.
 
 mod support;
 

@@ -256,8 +256,8 @@ struct TableRow {
     begins: &'static str,
     /// Code to run after the code in the table.
     behind: &'static str,
-    /// Some clients fail if the app keeps a TLS setting. For such a client: the end of the code in
-    /// the table, and the same end with the TLS setting.
+    /// For a client that fails if the app keeps a TLS setting: the end of the code in the table,
+    /// and the text that replaces this end to add the TLS setting.
     left_in: Option<(&'static str, &'static str)>,
 }
 

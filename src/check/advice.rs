@@ -42,8 +42,8 @@ pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> V
         all.push(advise(&unverified(subject), settings));
     } else if !passes_demanded {
         // The pin alone is secure: only the right server has the pinned key.
-        let text = "the server has the pinned key, but fails the verification. To check only the \
-                    pin, set";
+        let text = "the server has the pinned key, but its certificate fails verification. To \
+                    check only the pin, set";
         all.push(advise(text, set_verify(Verify::None)));
     }
     if certificate.days_left < SOON && trust.verify != Verify::None {
@@ -56,9 +56,9 @@ pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> V
 fn unverified(subject: &Subject) -> String {
     let ca = subject.names_to_set(&options::CA_FILE.declaration).join(" and ");
     format!(
-        "someone may intercept this connection. If your own CA signed the certificate, set {ca} to \
-         that CA. Otherwise get the server's pin over a connection that you trust. If that pin \
-         equals the pin below, set"
+        "someone may be intercepting this connection. If your own CA signed the certificate, set \
+         {ca} to that CA. Otherwise get the server's pin over a connection that you trust. If that \
+         pin equals the pin below, set"
     )
 }
 

@@ -192,8 +192,8 @@ fn not_allowed(command: &str) -> String {
 /// error.
 fn shown(error: &str, credentials: Option<&Credentials>) -> String {
     // Remove the arguments from an error such as "unknown command 'AUTH', with args beginning with:
-    // 'USER' 'PASSW". Redis may cut the password off at any place, and the check could not find and
-    // mask a part of the password.
+    // 'USER' 'PASSW". Redis may shorten the password in such an error. The code below could not
+    // mask a shortened password, because it searches for the whole password.
     let error = error.split(", with args beginning with").next().unwrap_or_default();
     let mut error = error.trim_start_matches('-').to_owned();
     let user = credentials.and_then(|known| known.user.as_ref());

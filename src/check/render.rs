@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_days_until_expiry_are_written_as_english() {
+    fn expiry_is_shown_as_a_number_of_days_or_as_expired() {
         let cases = [(394, "394 days"), (1, "1 day"), (0, "0 days"), (-1, "expired")];
         for (left, text) in cases {
             assert_eq!(in_days(left), text);

@@ -48,7 +48,7 @@ const TASKS: [(Task, &str, &str); 4] = [
         Task::Status,
         "status",
         "Print the state of this user's running launchers and exit with code 0 if all launchers \
-         work, 1 if a launcher fails, or 3 if no launcher runs",
+         work, 1 if a launcher does not work, or 3 if no launcher runs",
     ),
 ];
 
@@ -195,7 +195,7 @@ fn after_long_help() -> String {
          Exit codes:\n  \
          COMMAND's own code, or 128 + n if signal n killed COMMAND\n  \
          1    an internal error; or --check found a tunnel that does not work; or --status found \
-         a launcher that fails or has no Redis URL\n  \
+         a launcher that has a failing tunnel, has no Redis URL, or does not answer\n  \
          2    the command line cannot be parsed\n  \
          3    --status found no launcher\n  \
          78   a setting or a URL is invalid; with --check or --port-taken=fail, also if there \
@@ -362,7 +362,7 @@ mod tests {
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
         for part in [
             "with --check or --port-taken=fail, also if there is no Redis URL",
-            "that fails or has no Redis URL 2 the",
+            "has a failing tunnel, has no Redis URL, or does not answer 2 the",
         ] {
             assert!(help.contains(part), "{help}");
         }

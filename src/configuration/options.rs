@@ -124,9 +124,8 @@ settings! {
     ENABLED: bool = values::boolean, {
         default: "true",
         value_name: "yes|no",
-        help: "Enable the tunnels: 1/true/yes/on or 0/false/no/off, in upper or lower case; any \
-               other value is an error. If false, start-stunnel replaces itself with COMMAND \
-               (exec, same pid, same environment)",
+        help: "Enable the tunnels: 1/true/yes/on or 0/false/no/off, in any case. If false, \
+               start-stunnel replaces itself with COMMAND (exec, same pid, same environment)",
     }
     FORWARD_SIGNALS: ForwardSignals = |text| {
         use ForwardSignals::{Always, Auto, Never};
@@ -134,8 +133,8 @@ settings! {
     }, {
         default: "auto",
         value_name: "WHEN",
-        help: "When to forward signals to COMMAND: always, never, or auto (always, except SIGTERM \
-               on a Heroku dyno, because the dyno manager sends SIGTERM to every process)",
+        help: "When to forward signals to COMMAND: always, never, or auto (all except SIGTERM on \
+               a Heroku dyno, which sends SIGTERM to every process)",
     }
     SANDBOX: SandboxMode = |text| {
         use SandboxMode::{Auto, Off, Require};
@@ -144,8 +143,7 @@ settings! {
         default: "auto",
         value_name: "MODE",
         help: "Restrict the launcher with Landlock once COMMAND runs: auto (as far as the kernel \
-               allows), off, or require (test Landlock before COMMAND starts, and exit with code \
-               78 if the test fails)",
+               allows), off, or require (exit with code 78 if Landlock does not work)",
     }
 
     [Tunnel]
@@ -180,8 +178,8 @@ settings! {
         |text| one_of(text, "move or fail", [PortTaken::Move, PortTaken::Fail]), {
         default: "move",
         value_name: "WHAT",
-        help: "What to do if a local port is taken: move (use a port chosen by the kernel; \
-               logged), or fail (exit with code 78; for ports that other programs rely on)",
+        help: "If a local port is taken: move (use a port chosen by the kernel; logged), or fail \
+               (exit with code 78; for ports that other programs rely on)",
     }
     LISTEN: Listen = |text| one_of(text, "tcp or unix", [Listen::Tcp, Listen::Unix]), {
         default: "tcp",
@@ -216,9 +214,8 @@ settings! {
     }
     PIN: Vec<Pin> = values::pins, {
         value_name: "PINS",
-        help: "Hash of the server's public key (SubjectPublicKeyInfo) as sha256//BASE64, like \
-               curl's --pinnedpubkey. Separate several pins with semicolons. Pins are checked \
-               under every --verify level",
+        help: "sha256//BASE64 hash of the server key's SubjectPublicKeyInfo, like curl's \
+               --pinnedpubkey; separate several by semicolons. Applies at every --verify level",
         is_common: true,
         is_per_url: true,
     }
@@ -268,17 +265,14 @@ settings! {
     DRAIN_TIMEOUT: Duration = values::duration, {
         default: "5s",
         value_name: "DURATION",
-        help: "Time limit for sending, after COMMAND exits, the bytes that COMMAND has already \
-               written",
+        help: "Time limit for the drain: sending the bytes that COMMAND wrote before it exited",
     }
     POOL: PoolMode =
         |text| one_of(text, "off, on or auto", [PoolMode::Off, PoolMode::On, PoolMode::Auto]), {
         default: "auto",
         value_name: "MODE",
-        help: "Reuse of connections to Redis: off (one new connection per app connection), on \
-               (when the app closes a connection cleanly, keep the connection to Redis open, and \
-               clear it with RESET before the next app connection uses it), or auto (on while the \
-               app reconnects frequently, otherwise off)",
+        help: "Reset a connection to Redis after the app has closed its side, and give it to the \
+               app's next connection: off, on, or auto (on while the app reconnects often)",
         is_common: true,
         is_per_url: true,
     }

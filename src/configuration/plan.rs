@@ -1,4 +1,4 @@
-//! Describes the planned tunnels, and the variables whose URLs will lead to these tunnels.
+//! Describes the planned tunnels, and the variables whose URLs will point to these tunnels.
 
 use std::collections::BTreeSet;
 
@@ -30,7 +30,8 @@ pub struct Unused {
     pub other_urls: Vec<String>,
     /// Variables whose names look like names of settings, but are unknown.
     pub unknown: Vec<String>,
-    /// Settings for the URL in a single variable, if this variable holds no Redis URL.
+    /// Settings that apply to a single variable, but have no effect, because the plan does not
+    /// contain this variable. The variable holds no Redis URL, or is in `other_urls`.
     pub without_url: Vec<String>,
     /// Options and variables that existed in earlier versions, and that the user still sets.
     pub retired: Vec<String>,
@@ -71,12 +72,13 @@ impl Plan {
         self.routes.len() - 1
     }
 
-    /// Returns true if any variable holds a Redis URL, with or without a tunnel.
+    /// Returns true if any variable in the plan holds a Redis URL, with or without a tunnel. The
+    /// variables in `unused.other_urls` do not count.
     pub fn found_urls(&self) -> bool {
         self.variables().next().is_some()
     }
 
-    /// Returns the names of all variables that hold a Redis URL.
+    /// Returns the names of all variables in the plan, with or without a tunnel.
     pub fn variables(&self) -> impl Iterator<Item = &str> {
         let tunnelled = self.tunnelled.iter().map(|tunnelled| tunnelled.variable.as_str());
         tunnelled.chain(self.untouched())
@@ -157,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn url_of_an_outer_launchers_socket_stays_unchanged() {
+    fn unix_url_of_an_outer_launcher_stays_unchanged() {
         let outer = "unix://u:pw@/run/start-stunnel-abc/redis0.sock?db=3";
         let plan = plan(&[], &[("REDIS_URL", outer), ("REDIS_URL_STUNNEL", outer)]).unwrap();
         assert!(plan.found_urls() && plan.routes.is_empty());

@@ -110,9 +110,9 @@ impl<'a> Sources<'a> {
         found.or_else(|| self.variables(setting).into_iter().next())
     }
 
-    /// Returns the value that the user has set for only the URL in `self.variable`. If the user
-    /// sets only one of the two CA settings for a URL, returns an empty value for the other CA
-    /// setting, because a CA setting for one URL replaces both CA settings for all URLs.
+    /// Returns the value that the user has set for only the URL in `self.variable`. If the user has
+    /// set one of the two CA settings for this URL, the general values of both CA settings do not
+    /// apply to this URL. So this function returns an empty value for the other CA setting.
     pub fn own(&self, setting: &'static Declaration) -> Option<Found<'a>> {
         let variable = self.variable.filter(|_| setting.is_per_url)?;
         let of = |setting: &Declaration| lookup(self.environment, &setting.for_one(variable));

@@ -61,9 +61,10 @@ fn owner(name: &str) -> Option<&str> {
     options::for_one_url().find_map(owner).filter(|owner| !owner.is_empty())
 }
 
-/// Returns the setting that the user probably means by `name`. This is the setting with the most
-/// similar name, of all settings that the user has not set and for which `value` would be valid. If
-/// the most similar name is a setting's old name, returns the setting's current name.
+/// Returns the setting that the user probably means by `name`: the setting with the most similar
+/// name. Ignores settings that the user has set, and settings for which `value` would be invalid.
+/// If the most similar name is a setting's old name, returns the setting's current name. Returns
+/// `None` if no name is similar enough.
 fn intended(name: &str, value: &OsStr, sources: Sources<'_>) -> Option<String> {
     let unset = options::ALL.iter().filter(|setting| sources.find(setting).is_none());
     let general = unset.flat_map(|setting| {

@@ -45,7 +45,7 @@ fn settings(
 }
 
 #[test]
-fn each_setting_has_the_default_in_the_manual() {
+fn unset_settings_have_the_documented_defaults() {
     let (configuration, trust) = settings(&[], &[]).unwrap();
     let settings = configuration.settings;
     assert_eq!(settings.listen_port, 6371);
@@ -116,7 +116,7 @@ fn all_invalid_values_are_reported_with_the_accepted_forms() {
 }
 
 #[test]
-fn url_instead_of_names_of_variables_is_not_shown() {
+fn error_about_a_url_in_urls_does_not_show_the_url() {
     let mistakes = settings(&["--urls", "redis://:pw@h"], &[]).unwrap_err();
     assert!(mistakes[0].starts_with("--urls is a value of 13 bytes, not shown; expected names"));
     assert_eq!(mistakes.len(), 1, "{mistakes:?}");

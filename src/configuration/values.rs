@@ -57,8 +57,8 @@ pub fn at_least_one(text: &str) -> Result<Option<NonZeroUsize>, &'static str> {
 }
 
 pub fn pins(text: &str) -> Result<Vec<Pin>, &'static str> {
-    const EXPECTED: &str = "sha256// and the base64 of 32 bytes; separate several pins with ; \
-                            (start-stunnel --check prints the server's pin)";
+    const EXPECTED: &str = "sha256// and the base64 of 32 bytes; separate several pins with \
+                            semicolons (start-stunnel --check prints the server's pin)";
     let pins = optional(text, |text| Pin::parse_all(text).ok_or(EXPECTED));
     pins.map(Option::unwrap_or_default)
 }

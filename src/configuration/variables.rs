@@ -132,8 +132,9 @@ fn is_endpoint(name: &str) -> bool {
     name.strip_prefix("REDIS_ENDPOINT_").is_some_and(|rest| rest.ends_with("_URL"))
 }
 
-/// Returns the URL in the variable `name`, both as text and parsed. Returns `None` if the variable
-/// holds no Redis URL, and is not required to hold a Redis URL.
+/// Returns the URL in the variable `name`, both as text and parsed, or `None` if the variable holds
+/// no Redis URL. Three cases are errors instead: a listed variable that holds no Redis URL, a
+/// REDIS_URL that holds some other text, and a malformed Redis URL.
 fn url_in(
     name: &str,
     list: Option<&str>,
@@ -178,9 +179,9 @@ fn upstream_of(
         _ => Err(ConfigError::new(
             name,
             format!(
-                "leads to TLS port {port}, which is not a valid port (the URL's port {url_port} \
+                "results in TLS port {port}, which is not a valid port (the URL's port {url_port} \
                  plus {offset} from {general}); set {specific} so that the sum is a port from 1 to \
-                 65535, or, if port {url_port} itself speaks TLS, write rediss://",
+                 65535. If port {url_port} itself speaks TLS, write rediss:// instead",
                 url_port = url.port,
                 general = sources.names().of(setting.variable),
                 specific = setting.for_one(name),
@@ -268,7 +269,7 @@ mod tests {
     ];
 
     #[test]
-    fn each_url_leads_to_the_server_in_the_manual() {
+    fn tunnel_connects_to_the_documented_host_and_port() {
         for (pairs, upstream) in UPSTREAMS {
             let plan = plan(&[], pairs).unwrap_or_else(|errors| panic!("{pairs:?}: {errors:?}"));
             let upstreams: Vec<_> =
@@ -308,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn only_listed_variables_get_a_tunnel_under_any_name() {
+    fn only_listed_variables_get_a_tunnel_whatever_their_names() {
         let pairs = [("REDIS_URL", "redis://main"), ("B", "redis://b"), ("A_STUNNEL", "redis://a")];
         let by_option = plan(&["--urls", "B,A_STUNNEL"], &pairs).unwrap();
         assert_eq!(upstreams(&by_option), ["B=b:6380", "A_STUNNEL=a:6380"]);
@@ -318,18 +319,18 @@ mod tests {
     }
 
     #[test]
-    fn url_that_would_leave_the_app_in_plaintext_is_an_error() {
+    fn url_that_cannot_get_a_tunnel_is_an_error() {
         let cases: &[(&[(&str, &str)], &str)] = &[
             (&[("REDIS_URL", "http://h")], "REDIS_URL does not begin with redis://"),
             (
                 &[("REDIS_URL", "redis://")],
                 "REDIS_URL names no host; expected redis://[USER]:[PASSWORD]@HOST",
             ),
-            (&[("REDIS_URL", "redis://h:65535")], "REDIS_URL leads to TLS port 65536"),
+            (&[("REDIS_URL", "redis://h:65535")], "REDIS_URL results in TLS port 65536"),
             (
                 &[("REDIS_URL", "redis://h:1"), ("STUNNEL_PORT_OFFSET", "-1")],
-                "REDIS_URL leads to TLS port 0, which is not a valid port (the URL's port 1 plus \
-                 -1",
+                "REDIS_URL results in TLS port 0, which is not a valid port (the URL's port 1 \
+                 plus -1",
             ),
             (&[("HEROKU_REDIS_X_URL", "redis://h:x")], "HEROKU_REDIS_X_URL has a port"),
             (&[("HEROKU_REDIS_X_URL", " redis://h")], "HEROKU_REDIS_X_URL contains white space"),
@@ -391,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_url_of_an_outer_tunnel_stays_unchanged() {
+    fn only_the_url_of_another_launchers_tunnel_stays_unchanged() {
         for (url, is_tunnelled) in [
             ("redis://h:6379", true),
             ("rediss://127.0.0.1:6371", true),

@@ -62,8 +62,8 @@ impl Counts {
         self.failed.iter().sum()
     }
 
-    /// Returns the increase of each count that only grows since `before`, an earlier copy of these
-    /// counts. All other counts are copied from `self`.
+    /// Returns how much each count has grown since `before`, an earlier copy of these counts.
+    /// Copies the counts whose comments say "now", "highest" or "latest" from `self`.
     pub fn since(&self, before: &Counts) -> Counts {
         let handshakes = |mode: usize| self.handshakes[mode].since(&before.handshakes[mode]);
         Counts {

@@ -1,4 +1,4 @@
-//! Counts each connection with a guard, until the guard is dropped.
+//! Provides the guards that count connections. A connection counts until its guard is dropped.
 
 use std::sync::Arc;
 use std::thread;
@@ -79,9 +79,10 @@ impl Drop for Held {
 const DEFECT: &str = "start-stunnel has a defect";
 const DEFECT_HINT: &str = "please report the log line at=internal-error";
 
-/// A guard that counts an app connection as open. When the guard is dropped, the connection counts
-/// as closed or failed instead, for the first reason that the guard was given. If the guard was
-/// given no reason, a panic or the end of the drain closed the connection.
+/// A guard that counts an app connection as open until the guard is dropped. The guard also counts
+/// the connection once as closed or failed, with the reason from the first call of
+/// [`Arrival::closed`] or [`Arrival::failed`]. Without such a call, dropping the guard counts the
+/// connection: as failed during a panic, and otherwise as closed by the drain.
 #[derive(Debug)]
 pub struct Arrival {
     figures: Arc<TunnelFigures>,

@@ -54,8 +54,8 @@ impl History {
         }
     }
 
-    /// Returns the counts of the last five minutes, or of at most 30 seconds more. `now` has the
-    /// current counts.
+    /// Returns the counts of the current slot and of the ten slots before this slot. These slots
+    /// cover the last five minutes, and up to 30 seconds more. `now` contains the current counts.
     pub fn recent(&self, now: &Counts) -> Counts {
         now.since(&self.marks[self.marks.len().saturating_sub(RECENT_SLOTS + 1)])
     }

@@ -28,7 +28,9 @@ macro_rules! words {
 words! {
     /// The reason why an app connection ended without a failure.
     CloseReason {
-        /// The app and Redis closed the connection, or the app spoke TLS itself.
+        /// The app and Redis closed the connection without an error, or the app closed the
+        /// connection and the pool kept the connection to Redis. This reason also counts app
+        /// connections that the launcher closes because the app speaks TLS to the local port.
         Closed = "closed",
         /// Neither the app nor Redis sent a byte during the idle timeout.
         Idle = "idle",

@@ -120,7 +120,7 @@ async fn connections_from_all_tunnels_to_a_server_are_added_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_graph_has_a_bar_for_each_slot_without_traffic() {
+async fn the_graph_has_a_bar_even_for_slots_without_traffic() {
     let figures = figures();
     let tunnel = &figures.tunnels()[0];
     fail(&figures);

@@ -52,7 +52,7 @@ pub const UNANSWERED: &str = "unanswered";
 /// The reason for a failure in which Redis's first reply said that Redis has too many clients.
 pub const FULL: &str = "max_clients";
 
-/// A tunnel counts as failing for this long after its latest failure.
+/// A tunnel counts as failing for this long after its latest failure, unless Redis answers earlier.
 pub const LAPSE: Duration = Duration::from_secs(60);
 
 /// The figures of one tunnel.
@@ -166,8 +166,8 @@ impl TunnelFigures {
         state.failing_since = None;
     }
 
-    /// Notes a failure. The tunnel counts as failing until Redis answers. `reason` is
-    /// [`UNANSWERED`] or [`FULL`].
+    /// Notes a failure. The tunnel counts as failing until Redis answers, or until the failure is
+    /// older than [`LAPSE`]. `reason` is [`UNANSWERED`] or [`FULL`].
     pub fn fails(&self, reason: &'static str, error: String, hint: String) {
         self.state().fails(reason, error, hint);
     }

@@ -1,21 +1,21 @@
 //! Lists the commands after which the pool may reuse a connection. After any other command, the
 //! pool does not reuse the connection.
 //!
-//! The list is based on the output of COMMAND of Redis 7.0, and on the release notes of Redis up to
-//! 8.6 and of Valkey up to 9.1. The list leaves out commands whose effects RESET does not undo on
-//! every server:
+//! The list is based on the output of the Redis command `COMMAND` in Redis 7.0, and on the release
+//! notes of Redis up to 8.6 and of Valkey up to 9.1. The list leaves out the following commands,
+//! because RESET does not undo their effects on every server, or because reuse would gain little:
 //!
 //! - Commands that suppress replies or cause unrequested replies: all forms of SUBSCRIBE and
 //!   UNSUBSCRIBE, MONITOR, SYNC, PSYNC, REPLCONF, CLIENT REPLY, CLIENT TRACKING (RESET does not
 //!   empty the tracking table), and CLIENT CACHING.
 //! - Commands that make other lasting changes: CLIENT NO-EVICT and NO-TOUCH (cleared only from
 //!   Redis 7.2), CLIENT CAPA and IMPORT-SOURCE (Valkey), SCRIPT DEBUG, DEBUG, PFDEBUG.
-//! - Commands that act on other connections, or reveal this connection's id, with which other
-//!   clients can act on this connection: CLIENT ID, INFO, LIST, KILL, UNBLOCK. (HELLO also reveals
-//!   the id, but clients need HELLO for RESP3.)
+//! - Commands that act on other connections: CLIENT KILL, CLIENT UNBLOCK.
+//! - Commands that reveal this connection's id: CLIENT ID, CLIENT INFO, CLIENT LIST. With the id,
+//!   other clients can act on this connection. (HELLO also reveals the id, but clients need HELLO
+//!   for RESP3.)
 //! - Commands that end the connection or the server: QUIT, SHUTDOWN.
-//! - Commands that administer a server or a cluster, such as CLIENT PAUSE. Such commands are rare,
-//!   so reuse after them would gain little.
+//! - Commands that administer a server or a cluster, such as CLIENT PAUSE. Such commands are rare.
 //!
 //! The pool treats a command that MULTI queues like a command that was executed.
 
@@ -24,9 +24,10 @@ use std::sync::LazyLock;
 /// The effect of a listed command on its connection. Every listed command gets exactly one reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// `RESET` clears all changes of the connection, such as its user, database, protocol, name, or
-    /// transaction. (`RESET` does not clear the library name and version from `CLIENT SETINFO`, but
-    /// only `CLIENT LIST` shows these values.)
+    /// `RESET` undoes the changes that the command makes to its connection, for example to the
+    /// user, database, protocol, name, or transaction. There is one exception: `RESET` does not
+    /// clear the library name and version from `CLIENT SETINFO`, but only `CLIENT LIST` and
+    /// `CLIENT INFO` show these values.
     Harmless,
     /// The command has no effect if the reply is an error. Only Redis Cloud and Redis Software
     /// accept the command, and then send pushes. All other servers reply with an error. Clients
@@ -41,8 +42,8 @@ pub fn effect(name: &[u8], argument: Option<&[u8]>) -> Option<Effect> {
         None => name,
         // The name of a module's command begins with the module's name and a dot.
         Some(dot) if name[dot] == b'.' => &name[..=dot],
-        // A request must not contain a bar, with which the table joins a command and its
-        // subcommand.
+        // The table puts a bar between a command and its subcommand. No command's own name contains
+        // a bar.
         Some(_) => return None,
     };
     let name = name.iter();
@@ -61,9 +62,12 @@ fn listed<'a>(name: impl Iterator<Item = &'a u8> + Clone) -> Option<Effect> {
 
 static COMMANDS: LazyLock<Vec<&str>> = LazyLock::new(|| LISTED.split(' ').collect());
 
-/// The listed commands, sorted. An entry is a command, or a command and its subcommand, joined with
-/// a bar as in ACL rules. An entry that ends with a bar is a command without a subcommand. An entry
-/// that ends with a dot stands for all commands of a module.
+/// The listed commands, sorted. There are four kinds of entries:
+///
+/// - `get` is a command with any arguments.
+/// - `acl|cat` is a command with this subcommand, as in ACL rules.
+/// - `command|` is a command without a subcommand.
+/// - `bf.` stands for all commands of a module.
 const LISTED: &str = "\
     acl|cat acl|dryrun acl|genpass acl|getuser acl|help acl|list acl|users acl|whoami append \
     asking auth bf. bitcount bitfield bitfield_ro bitop bitpos blmove blmpop blpop brpop \
@@ -112,8 +116,8 @@ mod tests {
     use super::Effect::{Harmless, NoneIfRefused};
     use super::*;
 
-    /// The output of COMMAND of Redis 7.0, with one line for each command or subcommand and its
-    /// flags.
+    /// The commands and subcommands of Redis 7.0, from the output of the Redis command `COMMAND`.
+    /// Each line contains a name and the flags of this command or subcommand.
     const REDIS_7_0: &str = include_str!("redis-7.0-commands.txt");
 
     /// The commands after which a connection is not reused, although these commands lack the flag

@@ -30,8 +30,8 @@ impl Engagement {
     }
 
     /// Counts an app connection that has ended, if this connection was short. `lasted` is the
-    /// connection's duration, or `None` if the app got no reply, or did not close the connection
-    /// without an error.
+    /// connection's duration if Redis replied to the app, and if the app then closed the connection
+    /// without an error. Otherwise, `lasted` is `None`, and the connection does not count.
     pub fn note(&mut self, lasted: Option<Duration>, now: Instant) {
         if lasted.is_none_or(|lasted| lasted >= SHORT) {
             return;

@@ -4,8 +4,8 @@
 use super::commands::{self, Effect};
 use crate::resp::{Opaque, ReplyFramer, RequestFramer};
 
-/// The most requests after which a connection is still reused. After more requests, reuse would
-/// gain little, because a handshake costs little compared with 1,000 requests.
+/// If one app connection sends more requests than this, the pool does not reuse the connection to
+/// Redis. Reuse would gain little, because a handshake costs little compared with 1,000 requests.
 const REQUESTS: u16 = 1_000;
 
 /// A record of one connection's requests and replies, which tells at any moment whether another app
@@ -18,8 +18,8 @@ pub struct Ledger {
     count: u16,
     /// The number of complete requests that lack a complete reply.
     owed: u16,
-    /// The number of replies until a reply that must be an error, including that reply. The number
-    /// is 0 if no reply must be an error.
+    /// Tells which outstanding reply must be an error: 1 for the next reply, 2 for the second reply
+    /// from now, and so on. The number is 0 if there is no such reply.
     refusal_in: u16,
     /// True if a reply has shown that the server is a replica or not ready.
     role_changed: bool,
@@ -86,8 +86,8 @@ impl Ledger {
             self.count += 1;
             self.owed += 1;
             if effect == Effect::NoneIfRefused {
-                // Clients wait for the reply to such a request before they send a second such
-                // request.
+                // The ledger cannot follow two outstanding requests with this effect. Clients need
+                // only one, because they wait for the reply before they send the command again.
                 if self.refusal_in > 0 {
                     return Err(Spoiled);
                 }
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn after_1000_requests_a_connection_is_not_reused() {
+    fn a_connection_with_over_1000_requests_is_not_reused() {
         let steps = |count| {
             let (requests, replies) = (request(&["PING"]).repeat(count), "+PONG\r\n".repeat(count));
             [raw(&requests), received(&replies)]

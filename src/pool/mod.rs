@@ -130,16 +130,18 @@ impl Pool {
         is_on && state.trial.is_passed() && state.allows(made, now)
     }
 
-    /// Keeps a connection whose user has left, or gives the connection to the app that has waited
-    /// longest. Returns whether the caller must start a task that closes expired connections.
+    /// Takes over a connection to Redis that an app no longer needs. Gives the connection to the
+    /// app that has waited longest, keeps the connection if no app waits, or closes the connection
+    /// if the pool must not keep it. Returns whether the caller must start a task that closes
+    /// expired connections.
     fn keep(&self, upstream: TlsUpstream, now: Instant) -> bool {
         if !self.may_keep(upstream.made, now) {
             return false;
         }
         let mut state = self.state();
         if !state.idle.has_waiters() && self.tunnel.figures.count(|counts| counts.waiting) > 0 {
-            // Do not keep the connection, because an app that connected while the pool was off
-            // waits for this connection's slot.
+            // Close the connection, so that its slot becomes free. An app that connected while the
+            // pool was off waits for a slot, and cannot use an idle connection.
             return false;
         }
         state.idle.add(upstream, now);

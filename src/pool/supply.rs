@@ -98,7 +98,8 @@ async fn renew(
     match reset {
         Ok(()) => pool.tunnel.figures.pooled(PoolResult::Reused),
         Err(Unfit::Touched) => pool.state().forget_server(now),
-        // A silent server needs a new trial. Otherwise each app would wait in vain for the reply.
+        // Redis did not reply within a second, so a new trial is due. Without a new trial, each app
+        // that gets an idle connection would wait a second for the reply to `RESET`.
         Err(Unfit::Silent) if limit == REPLY_LIMIT => pool.state().forget_server(now),
         Err(Unfit::WrongReset) => pool.judge(Verdict::Failed, kept.made, now),
         Err(Unfit::Outdated | Unfit::Silent) => {}
@@ -122,8 +123,9 @@ async fn reset(kept: &mut TlsUpstream) -> Result<(), Unfit> {
     }
 }
 
-/// Returns the time limit for Redis's replies to the pool, before the app gets the connection. If
-/// Redis is silent, enough time is left for making another connection.
+/// Returns the time limit for the replies to the pool's own requests (a trial or `RESET`). The
+/// limit is at most half of the time until `deadline`. If Redis does not reply, the launcher has
+/// the other half to make a new connection.
 fn reply_limit(deadline: Instant) -> Duration {
     REPLY_LIMIT.min(deadline.saturating_duration_since(Instant::now()) / 2)
 }

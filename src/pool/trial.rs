@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reset_connection_must_get_the_replies_of_a_new_one() {
+    fn after_reset_a_server_must_reply_as_on_a_new_connection() {
         use Verdict::{Failed, Passed, Unclear};
         let noauth = "-NOAUTH Authentication required.";
         let unknown = "-ERR unknown command 'RESET', with args beginning with: ";

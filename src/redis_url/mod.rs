@@ -274,9 +274,9 @@ fn mask_userinfo(userinfo: &str) -> String {
     }
 }
 
-/// Masks the values of all parameters in `query`, except parameters that are known to be harmless,
-/// because some clients accept passwords in the query. `query` is a query that begins with `?`, a
-/// fragment that begins with `#`, or empty.
+/// Masks the values of the parameters in `query`, because some clients accept passwords in the
+/// query. Does not mask the values of parameters that are known to be harmless, such as `db`.
+/// `query` is a query that begins with `?`, a fragment that begins with `#`, or empty.
 fn mask_query(query: &str) -> String {
     const HARMLESS: [&str; 8] = [
         "db",

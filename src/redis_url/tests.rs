@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 #[test]
-fn local_url_keeps_all_but_scheme_host_and_port() {
+fn local_url_changes_only_scheme_host_port_and_tls_parameters() {
     let cases = [
         ("redis://h", "h", 6379, "redis://127.0.0.1:1"),
         ("redis://h:7000", "h", 7000, "redis://127.0.0.1:1"),

@@ -263,7 +263,8 @@ impl Word {
 }
 
 /// Appends a digit to a number. Accepts only numbers without a sign, without leading zeros, and up
-/// to `u32::MAX`. By default, Redis accepts strings of at most 512 MiB.
+/// to `u32::MAX`. This maximum is high enough, because Redis accepts strings of at most 512 MiB by
+/// default.
 fn with_digit(number: Option<u32>, digit: u8) -> Result<Option<u32>, Opaque> {
     let digit = match digit {
         b'0'..=b'9' => u32::from(digit - b'0'),
@@ -522,7 +523,8 @@ mod tests {
             ("PING\r\n", "opaque"),
             ("\r\n", "opaque"),
             ("$4\r\nPING\r\n", "opaque"),
-            // The bytes of the request RESET complete the unfinished request that comes first.
+            // The first request breaks off after `PI`, so the framer takes `*1`, the beginning of
+            // the next request, as the rest of the string.
             ("*1\r\n$4\r\nPI*1\r\n$5\r\nRESET\r\n", "PI*1,;opaque"),
         ] {
             assert_eq!(requests(bytes.as_bytes()), expected, "{bytes:?}");

@@ -102,7 +102,7 @@ async fn answer_of(launcher: &(i32, String), format: LogFormat) -> Option<Answer
         return None;
     }
     let (pid, _) = launcher;
-    let text = format!("start-stunnel pid {pid} does not answer: {error}");
+    let text = format!("start-stunnel pid {pid} does not report its state: {error}");
     let text = match format {
         LogFormat::Logfmt => text,
         LogFormat::Json => json!({ "pid": pid, "error": text }).to_string(),
@@ -139,8 +139,7 @@ fn parse(answer: &str) -> io::Result<Answer> {
     let (code, headers) = head.split_once("\r\n").unwrap_or((head, ""));
     if code != "HTTP/1.1 200 OK" {
         return Err(io::Error::other(format!(
-            "the launcher seems to have another version than this start-stunnel (answer: \
-             {status})",
+            "it answered {status}, and seems to be a different version of start-stunnel",
             status = without_controls(code)
         )));
     }

@@ -97,7 +97,8 @@ const TUNNEL: &[Metric<TunnelSnapshot>] = metrics! { t:
         = whole(t.counts.waiting);
     Counter pool_requests "Connections that the pool gave to apps, by result (new, or reused)"
         = by_word("result", PoolResult::WORDS, t.counts.pool);
-    Histogram tls_handshake_duration_seconds "Duration of successful TLS handshakes, by mode"
+    Histogram tls_handshake_duration_seconds
+        "Duration of successful TLS handshakes, by mode (full, or resumed)"
         = Handshake::WORDS.into_iter().zip(&t.counts.handshakes)
             .map(|(mode, all)| (vec![("mode", mode.to_owned())], Durations(all))).collect();
     Histogram connection_wait_seconds
@@ -119,7 +120,7 @@ const TUNNEL: &[Metric<TunnelSnapshot>] = metrics! { t:
     Counter accept_errors "Failed attempts to accept an app connection"
         = whole(t.counts.accept_errors);
     Gauge last_success_timestamp_seconds
-        "Time of the most recent connection on which Redis has answered"
+        "Time when Redis last sent the first reply on an app connection"
         = time(t.counts.last_success);
     Gauge tunnel_failing "1 if /readyz reports the tunnel as failing, otherwise 0"
         = whole(t.failing_since.is_some().into());
@@ -145,8 +146,8 @@ const LAUNCHER: &[Metric<StatusReport>] = metrics! { r:
     Info build "The launcher's version" = info(&[("version", env!("CARGO_PKG_VERSION"))]);
 };
 
-/// The metrics that Prometheus's clients have for every process. The name of each of these metrics
-/// begins with `process_`.
+/// The metrics that Prometheus's client libraries report for every process. The name of each of
+/// these metrics begins with `process_`.
 const PROCESS: &[Metric<StatusReport>] = metrics! { r:
     Counter cpu_seconds "User and system CPU time of the launcher"
         = r.process.cpu.map_or_else(Vec::new, |cpu| number(cpu.as_secs_f64()));

@@ -87,9 +87,9 @@ pub async fn serve(page: StatusListener, status: Arc<Status>) {
             }
             Err(error) if failure::is_out_of_descriptors(&error) && reserve.is_some() => {
                 drop(reserve.take());
-                // accept(2) needs a free descriptor even if no client waits. If no client waits,
-                // the loop opens the reserve again at once, before an app connection takes the
-                // descriptor that the reserve has freed.
+                // Without a free descriptor, accept(2) fails even if no client is connecting. So
+                // this call must not wait for a client. If the call waited, an app connection
+                // could take the free descriptor before the loop opens the reserve again.
                 let waiting = listener.try_io(Interest::READABLE, accept);
                 if let Ok(Some(stream)) = waiting {
                     serve_connection(stream, &status, &hosts).await;

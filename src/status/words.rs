@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn pool_results_are_shown_only_once_the_pool_was_on() {
+    fn pool_counts_are_hidden_if_the_pool_was_never_on() {
         let mut report = report();
         report.tunnels[0].counts.pool = Default::default();
         let moved = moved(&report.tunnels[0]).text;

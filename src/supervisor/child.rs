@@ -72,10 +72,10 @@ pub fn become_command(words: &[OsString], environment: CommandEnvironment) -> No
     error
 }
 
-/// Executes the command line `words` by calling the function `how`. Like execvp(3), tries the next
-/// file of PATH if the kernel cannot find or may not execute a file, for example because the
-/// interpreter of a script does not exist. If a file is a script without a `#!` line, executes
-/// /bin/sh with this script.
+/// Executes the command line `words` by calling the function `how`. If the kernel returns ENOENT or
+/// EACCES for a file, tries the file in the next folder of PATH, as execvp(3) does. For example,
+/// the kernel returns ENOENT if the interpreter of a script does not exist. If a file is a script
+/// without a `#!` line, executes /bin/sh with this script.
 fn execute<T>(
     words: &[OsString],
     environment: CommandEnvironment,

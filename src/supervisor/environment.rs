@@ -15,8 +15,8 @@ const LISTEN_PID: &str = "LISTEN_PID";
 /// The variables in which systemd passes a pid. sd_watchdog_enabled(3) explains WATCHDOG_PID.
 const PID_VARIABLES: [&str; 2] = [LISTEN_PID, "WATCHDOG_PID"];
 
-/// The variable in which systemd passes a second identifier of the process in LISTEN_PID. Programs
-/// do not need this variable.
+/// The variable in which systemd passes a second identifier of the process that may use systemd's
+/// sockets. The first identifier is the pid in LISTEN_PID. Programs do not need this variable.
 const LISTEN_PIDFDID: &str = "LISTEN_PIDFDID";
 
 /// COMMAND's environment as a list of entries, because a map would lose the order of the entries,

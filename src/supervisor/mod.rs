@@ -178,7 +178,8 @@ impl Supervisor {
 
     fn end_leftovers(&self) {
         if self.child.placement == Placement::Own {
-            // Ignore the error, because killpg(2) fails only if the group has no process left.
+            // Ignore the error. killpg(2) may fail if all processes of the group belong to another
+            // user, for example after sudo.
             let _ = killpg(self.child.pid, Signal::SIGTERM);
             self.take_terminal_back();
         }
@@ -210,8 +211,8 @@ impl Supervisor {
             // The launcher must stop, because the user's shell takes the terminal back only from a
             // stopped job.
             (None, Placement::Shared) => Signal::SIGTSTP,
-            // Another process sent SIGSTOP to COMMAND alone, and may send SIGCONT to COMMAND alone.
-            // The launcher keeps running, because the continued COMMAND needs its tunnels.
+            // Another process has sent SIGSTOP to COMMAND. The launcher does not stop, because the
+            // later SIGCONT may reach only COMMAND, and COMMAND then needs running tunnels.
             (None, Placement::Own) => return,
         };
         match signals::stop_self(signal) {
@@ -223,7 +224,8 @@ impl Supervisor {
                 }
                 _ => self.resume(),
             },
-            // The kernel did not stop the launcher, so the launcher must continue COMMAND.
+            // The kernel ignored the launcher's stop signal, because the launcher is pid 1, or
+            // because no shell could continue the launcher. So the launcher continues COMMAND now.
             Ok(false) if self.child.placement == Placement::Own && !wants_terminal => self.resume(),
             Ok(false) if wants_terminal => warning!(
                 at = "command-stopped",
@@ -265,8 +267,8 @@ impl Supervisor {
         let shared = self.child.placement == Placement::Shared;
         match received.sender {
             Some(pid) if pid == getpid() => None,
-            // COMMAND has sent the signal to its whole process group, for example by `kill 0` in a
-            // script. So COMMAND has received the signal, too.
+            // Assume that COMMAND has sent the signal to its whole process group, for example by
+            // `kill 0` in a script. Then COMMAND has received the signal, too.
             Some(pid) if pid == self.child.pid && shared => None,
             // When a terminal hangs up, the shell in the terminal sends SIGHUP to the whole process
             // group of each job, so COMMAND has already received SIGHUP.

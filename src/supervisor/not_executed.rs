@@ -29,7 +29,7 @@ const OTHER_SYSTEMS: [(&[u8], &str); 4] = [
     (b"MZ", "Windows"),
 ];
 
-/// The error that the kernel or the launcher could not execute COMMAND.
+/// The error that prevented COMMAND's execution, with a hint for the user.
 #[derive(Debug)]
 pub struct NotExecuted {
     pub error: io::Error,
@@ -49,8 +49,8 @@ impl NotExecuted {
     }
 }
 
-/// Converts an error that occurred before the execution of a file, for example because the system
-/// refused a pipe.
+/// Converts the error of a system call that the launcher makes before it executes a file. Such an
+/// error has no hint.
 impl From<Errno> for NotExecuted {
     fn from(error: Errno) -> NotExecuted {
         NotExecuted { error: error.into(), hint: None }

@@ -45,8 +45,9 @@ pub fn forbid_core_dumps() -> Option<Limit> {
 }
 
 impl Inherited {
-    /// Restores SIGPIPE's disposition, which Rust's runtime changes before `main`. A disabled
-    /// launcher, which becomes COMMAND, has no other state to restore.
+    /// Restores SIGPIPE's disposition, which Rust's runtime changes before `main`. If the user
+    /// disables the launcher, the launcher executes COMMAND in its own process. In this case, the
+    /// launcher has changed no other disposition, no signal mask and no limit.
     ///
     /// # Errors
     /// Returns the error of sigaction(2), but no error is expected.

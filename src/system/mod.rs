@@ -1,5 +1,5 @@
 //! Wraps system calls for processes, signals and sockets in safe functions. The functions make no
-//! decisions, which are left to their callers.
+//! decisions: their callers decide.
 
 pub mod inherited;
 pub mod process;

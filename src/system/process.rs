@@ -27,9 +27,9 @@ unsafe extern "C" {
 /// [`std::env::vars_os`] omits.
 pub fn environment() -> Vec<CString> {
     let mut entries = Vec::new();
-    // SAFETY: `environ` is null, or an array of pointers to strings, of which the last pointer is
-    // null. The environment does not change during this call, because only `set_variable` changes
-    // the environment, and only in a process with one thread.
+    // SAFETY: `environ` is null, or points to an array of string pointers that ends with a null
+    // pointer. The environment does not change during this call, because only `set_variable`
+    // changes the environment, and only in a process with one thread.
     unsafe {
         let mut entry = environ;
         while !entry.is_null() && !(*entry).is_null() {
@@ -55,8 +55,9 @@ pub struct Program {
     pub file: CString,
     pub words: Vec<CString>,
     pub environment: Vec<CString>,
-    /// The replacements for entries of `environment`. A replacement contains the index of the
-    /// entry, and a text with reserved memory, to which a child process adds its own pid.
+    /// The entries of `environment` whose value must be the child's pid. Each item contains the
+    /// entry's index and the text `NAME=`. The child process appends its own pid to the text. The
+    /// text's vector must have enough free capacity, because the child must not allocate memory.
     pub pid_entries: Vec<(usize, Vec<u8>)>,
 }
 
@@ -83,8 +84,8 @@ impl Program {
     /// The kernel sends SIGTERM to the child when the launcher ends.
     ///
     /// # Errors
-    /// Returns an error if the system refuses a process or a pipe, or if the program cannot be
-    /// executed.
+    /// Returns an error if the kernel cannot create a process or a pipe, or if the program cannot
+    /// be executed.
     pub fn spawn(&mut self, placement: Placement, inherited: &Inherited) -> nix::Result<Pid> {
         let launcher = getpid();
         // Allocate all memory now, because a process must not allocate memory between fork and
@@ -135,8 +136,8 @@ fn become_child(placement: Placement, launcher: Pid, inherited: &Inherited) -> n
     if placement == Placement::Own {
         setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
     }
-    // Make the kernel send SIGTERM to the child when the launcher's main thread ends, which called
-    // fork(2) (PR_SET_PDEATHSIG(2const)).
+    // Make the kernel send SIGTERM to the child when the thread that called fork(2) ends
+    // (PR_SET_PDEATHSIG(2const)). This thread is the launcher's main thread.
     set_pdeathsig(Signal::SIGTERM)?;
     // If the launcher ended before the call of `set_pdeathsig`, the kernel sends no signal.
     if getppid() != launcher {
@@ -202,8 +203,8 @@ pub fn reap_all() {
     }
 }
 
-/// Returns whether `child` was last stopped or continued, if either has happened since the previous
-/// call.
+/// Returns whether `child` was stopped or continued since the previous call. If both happened,
+/// returns the later event. If neither happened, returns `None`.
 pub fn job_event(child: Pid) -> Option<JobEvent> {
     let id = child.as_raw() as libc::id_t;
     match waitid(libc::P_PID, id, libc::WSTOPPED | libc::WCONTINUED)? {

@@ -140,7 +140,7 @@ impl Signals {
     /// Opens the stream. The stream begins with the signals that have arrived since [`block_all`].
     ///
     /// # Errors
-    /// Returns an error if the system refuses a descriptor.
+    /// Returns the error of signalfd(2) or epoll_ctl(2), for example if no descriptor is free.
     ///
     /// # Panics
     /// Panics outside a tokio runtime.

@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_readable() {
+    fn ip_addresses_have_4_or_16_bytes() {
         assert_eq!(ip_address(&[127, 0, 0, 1]), Some([127, 0, 0, 1].into()));
         assert_eq!(ip_address(&[0; 16]), Some([0_u16; 8].into()));
         assert_eq!(ip_address(&[1, 2, 3]), None);

@@ -92,7 +92,7 @@ impl Misconfiguration {
     }
 }
 
-/// The kind of reason why a certificate failed its check. Each kind has its own hint for the user.
+/// The kind of flaw for which a certificate was rejected. Each kind has its own hint for the user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flaw {
     /// The certificate is for another name.

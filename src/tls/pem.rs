@@ -9,19 +9,19 @@ use openssl::x509::X509;
 /// The beginning of every PEM block (RFC 7468 section 2).
 const BEGIN: &str = "-----BEGIN ";
 
-/// True if `text` contains PEM, so that `text` is not the name of a file.
+/// True if `text` is PEM text. False if `text` may be the path of a PEM file.
 pub fn is_pem(text: &str) -> bool {
     text.contains(BEGIN)
 }
 
-/// Replaces each `\n` (a backslash and the letter n) in PEM on a single line by a line end. Users
-/// write `\n` where a setting's value must be a single line.
+/// If `text` is a single line, replaces each `\n` (a backslash and the letter n) by a line end.
+/// Users write PEM with `\n` where a setting's value must be a single line.
 pub fn with_line_ends(text: &str) -> String {
     if text.contains('\n') { text.to_owned() } else { text.replace("\\n", "\n") }
 }
 
-/// The PEM labels of certificates. The label TRUSTED CERTIFICATE is missing, because a block with
-/// this label also contains trust settings of OpenSSL.
+/// The PEM labels of certificates. The list excludes the label TRUSTED CERTIFICATE, because a block
+/// with this label also contains trust settings of OpenSSL.
 const LABELS: [&str; 2] = ["CERTIFICATE-----", "X509 CERTIFICATE-----"];
 
 /// Reads each certificate in `pem`, and skips keys and other text.
@@ -147,13 +147,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lost_line_ends_are_restored() {
+    fn escaped_line_ends_are_replaced_only_in_a_single_line() {
         assert_eq!(with_line_ends("a\\nb\\n"), "a\nb\n");
         assert_eq!(with_line_ends("a\nb\\n"), "a\nb\\n");
     }
 
     #[test]
-    fn trusted_certificates_and_keys_are_skipped() {
+    fn pem_blocks_with_other_labels_are_skipped() {
         let pem = ["TRUSTED CERTIFICATE", "PRIVATE KEY", "CERTIFICATE REQUEST"]
             .map(|label| format!("-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n"));
         assert_eq!(each_certificate(&pem.concat()).count(), 0);

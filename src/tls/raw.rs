@@ -1,9 +1,9 @@
 //! Wraps functions of OpenSSL that native-tls and the openssl crate lack, so that other modules can
 //! call the functions without `unsafe`.
 //!
-//! native-tls hides its OpenSSL context. So [`catch`] registers a function together with a data
-//! index (CRYPTO_get_ex_new_index(3)). OpenSSL calls this function for each new context, and passes
-//! the context to the function.
+//! native-tls hides its OpenSSL context. But OpenSSL can call a function for each new context, and
+//! passes the context to this function. [`catch`] registers such a function, by the call that
+//! reserves an index for a program's own data (CRYPTO_get_ex_new_index(3)).
 
 #![allow(unsafe_code)]
 
@@ -112,7 +112,7 @@ unsafe extern "C" fn verify_chain(chain: *mut ffi::X509_STORE_CTX, verify: *mut 
 
 /// Returns the certificates that the server has sent. The server's own certificate comes first.
 pub fn sent_by_server(chain: &X509StoreContextRef) -> Option<&StackRef<X509>> {
-    // SAFETY: `chain` is alive, and keeps the certificates alive as long as itself.
+    // SAFETY: `chain` is alive, and the certificates live as long as `chain`.
     unsafe {
         let sent = X509_STORE_CTX_get0_untrusted(chain.as_ptr());
         (!sent.is_null()).then(|| StackRef::from_ptr(sent))
@@ -171,13 +171,13 @@ mod tests {
 
     #[test]
     fn caught_context_stays_alive_after_its_creator_drops_it() {
-        // native-tls creates and drops a context if OpenSSL refuses a setting.
+        // If OpenSSL refuses a setting, native-tls drops the context that it has just created.
         let ((), context) = catch(|| drop(make()));
         context.unwrap().set_cipher_list("DEFAULT").unwrap();
     }
 
     #[test]
-    fn context_is_caught_only_while_catching() {
+    fn catch_returns_only_a_context_that_its_own_call_created() {
         let before = catch(make).0;
         let (context, caught) = catch(make);
         assert_eq!(caught.unwrap().as_ptr(), context.as_ptr());

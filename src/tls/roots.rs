@@ -41,7 +41,7 @@ pub struct RootsProblem {
     /// The environment variable whose path cannot be read. `None` if the system has no CA
     /// certificate.
     pub variable: Option<&'static str>,
-    /// The rest of the error message, which begins with the name of a setting.
+    /// The part of the error message after the name of the setting or variable.
     pub problem: String,
 }
 
@@ -78,8 +78,9 @@ pub fn own_directories() -> Option<Vec<PathBuf>> {
     Some(env::split_paths(&list).filter(|directory| !directory.as_os_str().is_empty()).collect())
 }
 
-/// Checks that there are system roots, and that the paths in SSL_CERT_FILE and SSL_CERT_DIR are
-/// readable. OpenSSL would ignore an unreadable path without an error.
+/// Checks that there are system roots, that the file in SSL_CERT_FILE is readable, and that at
+/// least one directory in SSL_CERT_DIR is readable. OpenSSL would ignore an unreadable path without
+/// an error.
 ///
 /// # Errors
 /// The error is the first problem that the function finds.
@@ -140,8 +141,8 @@ fn setting(variable: &str) -> Option<OsString> {
     env::var_os(variable).filter(|value| !value.is_empty())
 }
 
-/// Checks that the file in SSL_CERT_FILE can be read. An empty file is valid, because users who
-/// want to use only the directories set SSL_CERT_FILE to `/dev/null`.
+/// Checks that the file in SSL_CERT_FILE can be read and contains a certificate. An empty file is
+/// also valid, because users who want to use only the directories set SSL_CERT_FILE to `/dev/null`.
 fn check_file(file: &Path) -> Result<(), RootsProblem> {
     let reason = match read(file) {
         Ok(pem) if pem.is_empty() || certificates_in(&pem).next().is_some() => return Ok(()),
@@ -190,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_files_with_hash_names_count_as_certificates() {
+    fn only_files_named_hash_dot_number_are_certificates() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["README", "ca.pem", "0123456.0", "01234567.", "01234567.r0", "zzzzzzzz.0"] {
             fs::write(folder.path().join(name), "").unwrap();

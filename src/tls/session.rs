@@ -75,8 +75,8 @@ impl Sessions {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets all sessions, including the sessions that the server will send on connections that
-    /// are open now.
+    /// Forgets the stored session. The launcher also ignores the sessions that the server sends
+    /// later on connections that are open now.
     pub fn forget(&self) {
         let mut known = self.known();
         known.latest = None;
@@ -145,9 +145,9 @@ struct Connection {
 }
 
 impl Connection {
-    /// Stores a session, unless a newer session is stored, or the session's full handshake was not
-    /// after [`Known::after`]. The session of a resumed connection has the same age as the session
-    /// that the connection resumed.
+    /// Stores `session` if its full handshake began after [`Known::after`], and if no session from
+    /// a later full handshake is stored. If the connection was resumed, the session's full
+    /// handshake is the full handshake of the resumed session.
     fn keep(&self, session: SslSession, resumed: bool) {
         let inherited = self.offered_since.filter(|_| resumed);
         let full_handshake = inherited.unwrap_or(self.began);
@@ -308,8 +308,7 @@ mod tests {
             assert!(timeout(MINUTE / 60, handshake).await.is_err());
         }
 
-        /// Returns the time of the full handshake from which the session comes that the client
-        /// would offer now.
+        /// Returns the field `full_handshake` of the session that the client would offer now.
         fn offered_since(&self) -> Option<Instant> {
             let known = self.sessions.known();
             known.to_offer(Instant::now()).map(|session| session.full_handshake)

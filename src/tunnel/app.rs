@@ -1,5 +1,5 @@
-//! The app's end of a connection is a TCP or Unix stream. The launcher can read the app's first
-//! bytes before there is a connection to Redis.
+//! Wraps the TCP or Unix stream between the app and the launcher. The launcher can read the app's
+//! first bytes before it has connected to Redis.
 //!
 //! The app's first bytes show whether the app itself speaks TLS. The launcher does not pass an
 //! app's ClientHello on to Redis, because Redis would take the ClientHello for the beginning of a
@@ -24,9 +24,9 @@ use super::socket::{APP_PROBE_IDLE, has_hung_up, keep_alive};
 const CLIENT_HELLO: [u8; 2] = [0x16, 0x03];
 /// The size of the buffer for bytes that the launcher reads and discards.
 const IGNORED: usize = 4096;
-/// The time that Redis has to process the last requests of an app that has closed its Unix socket.
-/// After the same time (tcp_fin_timeout in tcp(7)), the launcher notices that an app has closed a
-/// TCP socket.
+/// The time after which an app that has closed its Unix socket counts as gone. In this time, Redis
+/// can process the app's last requests. On TCP, the kernel waits just as long before it resets the
+/// connection of an app that has closed its socket (tcp_fin_timeout in tcp(7)).
 const HUNG_UP: Duration = Duration::from_secs(60);
 /// The most bytes that the launcher reads from the app in total while the app waits for Redis.
 const MOST_AHEAD: usize = 16 * 1024;

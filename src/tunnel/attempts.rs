@@ -15,8 +15,8 @@ use super::{Tunnel, queue, upstream};
 /// further failure, up to `LONGEST_PAUSE`.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// The time that Redis gets to notice that the launcher has closed a connection, and that the
-/// number of clients is therefore below the limit again.
+/// The pause before the launcher repeats an attempt that Redis cut off, probably at its client
+/// limit. In this time, Redis can notice that the launcher has closed another connection.
 const PAUSE_FOR_REDIS: Duration = Duration::from_millis(50);
 
 /// Returns the pause before the next attempt. The pause is random up to an upper bound (full

@@ -2,7 +2,7 @@
 //!
 //! At its client limit, Redis writes an error and closes the connection. If Redis does TLS itself,
 //! Redis closes the connection before the handshake, so no client can read the error (networking.c,
-//! `acceptCommonHandler`). If Redis is behind a TLS proxy, the error arrives as the first reply.
+//! `acceptCommonHandler`). If Redis is behind a TLS proxy, the error can arrive as the first reply.
 
 use crate::names;
 
@@ -14,9 +14,9 @@ pub fn is_error(reply: &[u8]) -> bool {
     reply.starts_with(ERROR)
 }
 
-/// Returns the hint about a server that closed a connection without a reason, while this launcher
-/// has `alive` other connections to the server. `down` is a text that says that the server may be
-/// down instead.
+/// Returns the hint about a server that closed a connection and gave no reason. `alive` is the
+/// number of this launcher's other connections to the server. The hint names two possible causes:
+/// the client limit, and `down`, a text that says that the server may be down.
 pub fn suspicion(alive: u64, down: &str) -> String {
     let remedy = remedy();
     match alive {
@@ -25,7 +25,8 @@ pub fn suspicion(alive: u64, down: &str) -> String {
         }
         _ => format!(
             "Redis is probably at its client limit (this launcher's other connections: {alive}; \
-             connections of other processes also count): {remedy}. Otherwise, {down}"
+             connections of other processes also count towards the limit): {remedy}. Otherwise, \
+             {down}"
         ),
     }
 }

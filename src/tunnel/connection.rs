@@ -106,8 +106,8 @@ impl<'t> Connection<'t> {
     }
 
     /// Closes both sides after a clean end, or resets both sides after a failure, and logs the end.
-    /// Returns how long the connection lasted if Redis had answered, and if the app closed the
-    /// connection without an error before Redis closed it. Otherwise, returns `None`.
+    /// If Redis has answered, and the app was the first to close the connection, without an error,
+    /// returns how long the connection lasted. Otherwise, returns `None`.
     pub async fn close(mut self, end: RelayEnd) -> Option<Duration> {
         if self.ends.app.speaks_tls() {
             self.end_tls_app().await;
@@ -133,8 +133,8 @@ impl<'t> Connection<'t> {
         self.closed(&end)
     }
 
-    /// Asks the server for the reason if the server may have refused the client certificate after
-    /// the handshake. To do so, this function closes the connection to the server.
+    /// Returns the reason if the server has refused the client certificate after the handshake. If
+    /// such a refusal is possible, this function first closes the connection to the server.
     async fn explain_late_refusal(&mut self, end: &RelayEnd) -> Option<Misconfiguration> {
         let RelayEnd::Reset(Side::Redis, error) = end else { return None };
         // A server that sends a reply, or closes its side cleanly, has accepted the client
@@ -142,7 +142,8 @@ impl<'t> Connection<'t> {
         if self.moved.received > 0 || self.redis_ended_first {
             return None;
         }
-        // Asking the server for the reason may need the slot of this dead connection.
+        // The extra connection that asks the server for the reason of the refusal may need the slot
+        // of this dead connection.
         self.ends.let_go_of_redis();
         late_refusal::behind(self.tunnel, error).await
     }
@@ -190,8 +191,8 @@ impl Connection<'_> {
     }
 
     /// Counts and logs the reason why connecting to Redis failed. If a setting is wrong, the app
-    /// gets a Redis error. During an outage, the app gets no Redis error, because no server would
-    /// send one without a tunnel.
+    /// gets a Redis error. During an outage, the app gets no Redis error, because the app would not
+    /// get such an error without a tunnel either.
     async fn fail(&mut self, failure: Failure) {
         let tunnel = self.tunnel;
         let Described { reason, error, hint } = failure.describe(tunnel);
@@ -209,7 +210,8 @@ impl Connection<'_> {
         }
     }
 
-    /// Closes both sides if the app speaks TLS itself. Redis has received no byte from the app.
+    /// Closes both sides of the connection of an app that speaks TLS itself. Redis has received no
+    /// byte from this app.
     async fn end_tls_app(&mut self) {
         self.ends.close_unused_redis().await;
         self.ends.finish();
@@ -244,8 +246,9 @@ impl Connection<'_> {
     }
 
     /// Counts and logs a connection that Redis closed instead of answering. A TLS proxy closes a
-    /// connection in this way if the Redis behind the proxy is down or at its client limit, because
-    /// a reset overtakes Redis's error.
+    /// connection without an answer if the Redis behind the proxy is down. The proxy may do the
+    /// same if Redis is at its client limit: Redis sends an error and then a reset, and the reset
+    /// makes the proxy lose the error.
     fn unanswered(&self) {
         let hint = hints::unanswered(self.tunnel);
         self.tunnel.warn(Event::Unanswered, None, UNANSWERED, &hint);

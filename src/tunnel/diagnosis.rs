@@ -20,16 +20,16 @@ const ANSWER: Duration = Duration::from_secs(1);
 
 /// Waits until the server at `address` has been silent for [`SILENCE`], and tests whether the
 /// server speaks plaintext. Returns if the server speaks plaintext, or if `--max-connections`
-/// allows no extra connection for the test. If the server speaks TLS, this future never resolves,
-/// so that a slow handshake can go on.
+/// allows no extra connection for the test. Otherwise, this future never resolves, so that a slow
+/// handshake can go on.
 pub async fn question_silence(tunnel: &Tunnel, address: SocketAddr, heard: &Heard) {
     sleep(SILENCE).await;
     let may_be_plaintext = match tunnel.plaintext.known() {
         _ if heard.anything() => false,
         Some(answer) => answer == Some(address),
         None => match tunnel.limit.try_slot() {
-            // This slot becomes free right after the test, because the handshake may still take
-            // long.
+            // Release the slot right after the test, and do not hold the slot while this future
+            // waits for a slow handshake.
             Some(_slot) => speaks_plaintext(tunnel, address).await,
             None => true,
         },

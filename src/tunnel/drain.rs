@@ -13,7 +13,8 @@ pub struct DrainGuard {
     command_ended: watch::Receiver<bool>,
 }
 
-/// The part of the drain that waits until all [`DrainGuard`]s are dropped.
+/// Announces COMMAND's end to the holders of the [`DrainGuard`]s, and waits until all guards are
+/// dropped.
 #[derive(Debug)]
 pub struct Drain {
     all_done: mpsc::Receiver<()>,

@@ -26,9 +26,10 @@ const FLUSH_CHECK: Duration = Duration::from_millis(5);
 /// The size of the buffer for bytes that the launcher reads and discards.
 const IGNORED: usize = 4096;
 
-/// The connection from the app and the connection to Redis. Dropping this value resets both
-/// connections, unless [`Ends::finish`] was called, because a failure, a panic or the drain timeout
-/// must not look like a clean end of stream.
+/// The connection from the app and the connection to Redis. If [`Ends::finish`] was called,
+/// dropping this value closes both connections. Otherwise, dropping this value resets them, so that
+/// a failure, a panic or the drain timeout does not look like a clean end of stream. A Unix socket
+/// is only closed, because it cannot be reset.
 pub struct Ends {
     pub app: AppStream,
     /// The connection to Redis, or `None` before this connection is made, and after this connection

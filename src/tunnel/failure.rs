@@ -39,8 +39,7 @@ impl Failure {
         Failure::Outage(step, io::ErrorKind::TimedOut.into())
     }
 
-    /// Returns the failure that an error of a handshake causes. `heard` tells whether the server
-    /// has sent a byte.
+    /// Converts a handshake error to a failure. `heard` tells whether the server has sent a byte.
     pub fn in_handshake(error: HandshakeError, heard: &Heard) -> Failure {
         match error {
             HandshakeError::Broken(error) if is_hang_up(&error) && !heard.anything() => {

@@ -196,7 +196,7 @@ fn another_pin(tunnel: &Tunnel) -> String {
     };
     format!(
         "someone may intercept the connection. If the provider confirms a new key, set {pin} to \
-         the new pin{instead}, or append ; and the new pin"
+         the new pin{instead}, or to both pins (OLD;NEW)"
     )
 }
 
@@ -229,8 +229,8 @@ pub fn certificate(flaw: Flaw, tunnel: &Tunnel) -> String {
     }
 }
 
-/// Returns the hint about a certificate chain that no trusted CA has signed. The array contains the
-/// names that the user knows for the settings of verification, CA and pin.
+/// Returns the hint about a certificate chain that no trusted CA has signed. `verify`, `ca` and
+/// `pin` are the names of the options or variables that the hint tells the user to set.
 fn chain(tunnel: &Tunnel, [verify, ca, pin]: [&str; 3]) -> String {
     let trust = &tunnel.route.trust;
     let add_ca = match trust.ca {

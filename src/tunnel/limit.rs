@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// The time after which the queue counts as stuck if app connections wait, and no slot has got
-/// another user.
+/// The queue counts as stuck if app connections wait, and for this time no slot was taken, released
+/// or passed on to another app.
 const STUCK: Duration = Duration::from_secs(10);
 /// The time for which Redis may still count a connection as a client after the launcher has closed
 /// the connection.
@@ -26,7 +26,7 @@ pub struct Limit {
 /// The times of the latest changes of a tunnel's slots.
 #[derive(Debug, Clone, Copy, Default)]
 struct Moves {
-    /// The time at which a slot last got another user.
+    /// The time at which a slot was last taken, released or passed on to another app.
     changed: Option<Instant>,
     /// The time at which a connection to Redis was last closed.
     closed: Option<Instant>,
@@ -69,7 +69,8 @@ impl Limit {
         self.is_full() && self.moves().changed.is_some_and(|changed| now - changed >= STUCK)
     }
 
-    /// True if Redis may still count a connection that this tunnel has just closed.
+    /// True if every slot is taken, and this tunnel has closed a connection so recently that Redis
+    /// may still count the connection as a client.
     pub fn may_still_be_counted(&self, now: Instant) -> bool {
         self.is_full() && self.moves().closed.is_some_and(|closed| now - closed < FREEING)
     }

@@ -34,8 +34,8 @@ use crate::system::socket::watch;
 const BACKLOG: i32 = 4096;
 /// The most bytes in the path of a Unix socket, including the final NUL (sockaddr_un in unix(7)).
 const MOST_PATH: usize = 108;
-/// The highest number of a socket whose path is short enough in the folder that the launcher
-/// chooses.
+/// The highest socket number for which the launcher checks the length of the socket's path. The
+/// launcher chooses a folder in which this path is short enough.
 const LAST_SOCKET: usize = 999;
 /// The pause after a failed accept(2). Without the pause, a lack of file descriptors would cause a
 /// busy loop.

@@ -63,8 +63,8 @@ impl<T: Tap> Tap for Meter<'_, T> {
         if mem::take(&mut self.replied) {
             self.replies.received(now);
         } else if sent > 0 {
-            // Time a request only if no reply arrived in the same step, because such a reply may
-            // already answer the request.
+            // If the same poll of the relay has moved a reply, start no timer for the request,
+            // because this reply may already answer the request.
             self.replies.sent(now);
         }
         self.inner.moved(progress, now);

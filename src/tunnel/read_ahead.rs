@@ -26,13 +26,14 @@ pub const RECORDS: usize = 4;
 const AHEAD: usize = RECORDS * (16 * 1024 + 256 + 5);
 /// The number of free buffers that a thread keeps for the next reads.
 const KEPT: usize = 2;
-/// The most TLS records without data for the app that a server may send within [`PERIOD`] after the
-/// handshake. Servers usually send two to four such records, with session tickets. The same number
-/// limits OpenSSL's answers to such records, because one record can hold 4,000 requests for
-/// renegotiation.
+/// The most TLS records that a server may send within [`PERIOD`] if none of them contains data for
+/// the app. Records of the handshake do not count. After the handshake, servers usually send two to
+/// four records without such data, which contain session tickets. OpenSSL may also write this many
+/// answers to such records. The answers have a limit of their own, because one record can hold
+/// 4,000 requests for renegotiation.
 const MOST_SILENT: u32 = 16;
-/// The time after which the launcher starts a new count of records without data for the app. The
-/// count starts anew because a server without data for the app may request new keys now and then.
+/// The time after which the count of records without data for the app restarts at zero. Without the
+/// restart, a server that sends no data for a long time could not request new keys now and then.
 const PERIOD: Duration = Duration::from_secs(10);
 
 thread_local! {

@@ -12,7 +12,7 @@ use crate::resp::{Opaque, RequestFramer, error};
 
 /// The time that the launcher waits for the app's first request. If no request comes, the launcher
 /// then sends the error anyway. The launcher does not send the error earlier, because some clients
-/// take a reply without a request for a broken connection.
+/// treat the connection as broken if a reply arrives before they have sent a request.
 const FIRST_REQUEST: Duration = Duration::from_secs(2);
 /// The time without requests after which the launcher closes the app's connection. The launcher
 /// does not close the connection at once, because ioredis and other clients ignore an error that
@@ -71,7 +71,7 @@ struct Requests {
 }
 
 impl Requests {
-    /// Returns the number of requests that end within `bytes`. Bytes that are no valid request
+    /// Returns the number of requests that end within `bytes`. Bytes that are not a valid request
     /// count as one request.
     fn count(&mut self, mut bytes: &[u8]) -> usize {
         let mut count = 0;

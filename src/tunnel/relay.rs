@@ -177,7 +177,8 @@ impl<A: App, R: Stream, T: Tap> Relay<'_, A, R, T> {
             (State::WriterFailed(error), State::Closed | State::WriterFailed(_)) => {
                 Some(RelayEnd::Reset(Side::Redis, take(error)))
             }
-            // The app may have closed its connection before reading every reply.
+            // The end is clean even if writing to the app has failed, because the app may close its
+            // connection before it has read every reply.
             (State::Closed, _) if self.down.is_over() => Some(RelayEnd::Closed),
             _ => None,
         }
@@ -226,8 +227,8 @@ impl<A: App, R: Stream, T: Tap> Relay<'_, A, R, T> {
     }
 }
 
-/// The idle timeout and its timer. The relay moves the timer only when the timer fires, because
-/// moving the timer for every byte would be slow.
+/// The idle timeout and its timer. The relay does not postpone the timer for every byte, because
+/// this would be slow. Instead, the relay postpones the timer when the timer fires too early.
 struct Idle {
     timeout: Duration,
     timer: Pin<Box<Sleep>>,

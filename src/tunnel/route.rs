@@ -34,15 +34,15 @@ impl fmt::Display for Upstream {
 /// must name the option or variable that has an effect.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SettingNames {
-    /// The option or variable with which the user has set each setting. The key is the name of the
-    /// variable that sets the same setting for all URLs.
+    /// The option or variable with which the user has set each setting, for example `--pin`. The
+    /// key is the name of the setting's variable for all URLs, for example `STUNNEL_PIN`.
     pub set: BTreeMap<&'static str, String>,
     /// True if the query of the URL asks for full certificate verification.
     pub full_by_url: bool,
 }
 
 impl SettingNames {
-    /// Returns the name of the option or variable with which the user has set the setting of
+    /// Returns the name of the option or variable that the user has set for the same setting as
     /// `variable`. Returns `variable` itself if the user has not set this setting.
     pub fn of<'a>(&'a self, variable: &'a str) -> &'a str {
         self.set.get(variable).map_or(variable, String::as_str)

@@ -18,7 +18,8 @@ use super::read_ahead::{ReadAhead, endless};
 use crate::figures::UpstreamState;
 use crate::tls::{TlsStream, is_unannounced_close};
 
-/// The number of reads after which the runtime must know of all bytes that the kernel has received.
+/// How often [`TlsUpstream::is_untouched`] tries to read bytes that the kernel has received, but
+/// that the runtime does not know of yet. After the last try, the function returns false.
 const READINESS_TRIES: usize = 4;
 
 /// The TLS connection to Redis.
@@ -52,7 +53,7 @@ impl TlsUpstream {
         &self.slot
     }
 
-    /// Sets the connection's state in the figures.
+    /// Sets the state in which the metrics count the connection.
     pub fn set_state(&mut self, state: UpstreamState) {
         self.tls.get_mut().held.set_state(state);
     }

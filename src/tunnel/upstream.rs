@@ -20,7 +20,7 @@ use crate::figures::UpstreamState;
 use crate::threads;
 use crate::tls::{Connector, HandshakeError, Misconfiguration, Sessions, TlsStream};
 
-/// The time without an answer from an address after which the launcher also tries the next address
+/// If an address has not answered after this time, the launcher also tries the next address
 /// (RFC 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
@@ -97,8 +97,8 @@ pub async fn handshake(
         },
         () = question_silence(tunnel, address, &heard) => true,
     };
-    // The first handshake is over, so this question may use the slot of `--max-connections` that
-    // the handshake used.
+    // The connection of the first handshake is closed now, so the test for plaintext may use that
+    // connection's slot of `--max-connections`.
     if is_silent && speaks_plaintext(tunnel, address).await {
         return Err(Failure::Misconfigured(Misconfiguration::NoTls));
     }

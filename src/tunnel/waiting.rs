@@ -10,20 +10,21 @@ use tokio::time::sleep;
 use super::app::{Ahead, AppStream};
 use super::drain::DrainGuard;
 
-/// The time after an app's last byte within which a close counts as a half-close. After a
-/// half-close, the app may still wait for its reply, as `printf 'PING\r\n' | nc` does.
+/// If an app closes its connection within this time after its last byte, the launcher assumes that
+/// the app has half-closed the connection. Such an app may still wait for its reply, as
+/// `printf 'PING\r\n' | nc` does.
 const HALF_CLOSE: Duration = Duration::from_millis(500);
-/// The time for which COMMAND must keep running after an app's close, before the launcher assumes
-/// that the app has given up. If COMMAND itself has ended, the launcher must still send COMMAND's
-/// last requests to Redis.
+/// After an app has closed its connection, the launcher waits for this time. If COMMAND is then
+/// still running, the app has given up. If COMMAND has ended, its end closed the connection, and
+/// the launcher must still send the app's last requests to Redis.
 const COMMAND_END: Duration = Duration::from_millis(100);
 /// The interval at which the launcher checks for a reset after the launcher has stopped reading
 /// from the app.
 const RESET_CHECK: Duration = Duration::from_millis(250);
 
-/// Reads bytes from an app that waits for Redis. Returns when the app no longer expects a reply,
-/// because the app speaks TLS itself, or has closed or reset its connection. Returns the error if
-/// the app has reset its connection.
+/// Reads bytes from an app that waits for Redis. Returns if the app must not get a connection to
+/// Redis: the app speaks TLS itself, has given up, or has reset its connection. After a reset,
+/// returns the error.
 pub async fn departure(app: &mut AppStream, guard: &mut DrainGuard) -> Option<io::Error> {
     loop {
         match poll_fn(|cx| app.poll_ahead(cx)).await {

@@ -172,7 +172,7 @@ mod tests {
             counted.map(|(warning, count)| (warning.error, count)).collect()
         };
         assert_eq!(held_back(&mut summary), [("8".to_owned(), 4)]);
-        // Fewer than ten seconds have passed without a warning, so further warnings are summarised.
+        // There were warnings in the last ten seconds, so the next warning is summarised too.
         assert!(summary.add(failure("tcp_refused", 9)).is_none());
         assert_eq!(held_back(&mut summary), [("9".to_owned(), 1)]);
         assert!(held_back(&mut summary).is_empty() && summary.is_empty());

@@ -11,7 +11,7 @@ use crate::support::{Process, reset, rest};
 use crate::{HOLD_TWO, Scene, TIMES, all_logged, fault};
 
 #[test]
-fn app_speaks_tls_to_the_local_port() {
+fn app_that_speaks_tls_is_disconnected() {
     fault!("the app speaks TLS to the local port");
     let server = Server::start(Front::Redis);
     let mut scene = Scene::new(&server.url());
@@ -31,7 +31,7 @@ fn app_speaks_tls_to_the_local_port() {
 }
 
 #[test]
-fn app_resets_half_closes_or_is_killed() {
+fn server_sees_when_app_resets_half_closes_or_is_killed() {
     fault!("the app resets, half-closes or is killed");
     let peer = Peer::tls(|mut tls| {
         tls.write_all(b"hello").unwrap();

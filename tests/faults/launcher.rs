@@ -14,7 +14,8 @@ use crate::support::servers::{Front, PASSWORD, Server, connections};
 use crate::support::{faketime, wait_until};
 use crate::{HOLD_TWO, Scene, fault};
 
-/// A launcher that a shell starts with this line. The line must contain `"$0" "$@"`.
+/// A launcher that the shell script `line` starts. In the script, `"$0" "$@"` is the launcher's
+/// command line.
 fn by_shell(line: &str) -> Launcher {
     Launcher::of("sh", ["-c", line, BINARY, "sh", "-c", HOLD_TWO])
 }
@@ -56,7 +57,8 @@ fn clock_jumps_by_a_day_or_ten_years() {
         .env("LD_PRELOAD", library)
         .env("FAKETIME_TIMESTAMP_FILE", &clock)
         .env("FAKETIME_NO_CACHE", "1")
-        // The sandbox would forbid libfaketime, a library in the launcher, to read this file.
+        // libfaketime runs inside the launcher, so the launcher's sandbox would not let libfaketime
+        // read the file `clock`.
         .env("STUNNEL_SANDBOX", "off")
         // Real jumps of the system clock do not change the monotonic clock, so libfaketime must not
         // change the monotonic clock either.
@@ -81,7 +83,7 @@ fn clock_jumps_by_a_day_or_ten_years() {
 
 #[test]
 fn launcher_is_stopped_for_longer_than_the_connect_timeout() {
-    fault!("the launcher is stopped for longer than the connect timeout, and then continued");
+    fault!("SIGSTOP stops the launcher for longer than the connect timeout; SIGCONT follows");
     let server = Server::start(Front::Redis);
     let scene = Scene::new(&server.url());
     let mut client = scene.held.client();

@@ -68,7 +68,7 @@ struct Scene {
     healthy_port: u16,
     /// A connection to the healthy Redis, opened before the fault.
     witness: Client,
-    /// The number of open descriptors before the fault, without connections to Redis.
+    /// The number of open descriptors before the fault, not counting connections to the servers.
     descriptors: usize,
     /// The ports of both servers.
     upstreams: Vec<u16>,
@@ -109,8 +109,8 @@ impl Scene {
     /// Connects an app, which sends `request` and reads to the end of the stream.
     fn exchange(&self, request: &[u8]) -> Seen {
         let mut app = self.open();
-        // If the launcher closes the connection before the app has sent its request, the app has
-        // nothing to read.
+        // If the launcher closes the connection first, sending the request fails. Return this
+        // error, not the error of the read that follows.
         let unsent = app.write_all(request).err().map(|error| error.kind());
         let (said, error) = rest(&mut app);
         (said, unsent.or(error))
@@ -181,7 +181,7 @@ impl Scene {
     }
 }
 
-/// The number of a process's open descriptors, without connections to Redis.
+/// The number of a process's open descriptors, not counting connections to the ports `upstreams`.
 fn others(pid: i32, upstreams: &[u16]) -> usize {
     descriptors(pid).saturating_sub(connections_to(pid, upstreams))
 }

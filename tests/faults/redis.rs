@@ -72,11 +72,12 @@ fn plaintext_server_is_recognised_by_one_probe() {
     assert_eq!(peer.accepted(), TIMES + 1);
 }
 
-/// Makes a server refuse further clients. The server then has `held` clients of the launcher, and
-/// the returned client.
+/// Lowers Redis's client limit to the current number of clients, so that Redis refuses new clients.
+/// The current clients are `held` connections from the launcher, and the returned client.
 fn no_more_clients(server: &Server, held: usize) -> Client {
     let mut direct = server.direct();
-    // Wait until Redis has closed the connections of the test that waited for Redis to start.
+    // While Redis started, the test connected to see whether Redis was ready. Wait until Redis has
+    // closed these connections.
     wait_until("only the launcher's clients are connected", || connections(&mut direct) == held);
     let most = (held + 1).to_string();
     assert_eq!(direct.ask(&["CONFIG", "SET", "maxclients", &most]), Reply::line("+OK"));
@@ -226,8 +227,9 @@ fn redis_stops_reading() {
     assert!(scene.aftermath().contains("reason=reset-by-app"));
 }
 
-/// Runs a client that sends requests until the round is [`OVER`]. Stores in `seen` the round of the
-/// client's latest answered request. Returns the number of the client's broken connections.
+/// Runs a client that sends requests until the round is [`OVER`]. The test starts a new round after
+/// each restart of Redis. When a reply arrives, `seen` is set to the round in which the client sent
+/// the request. Returns the number of the client's broken connections.
 fn keep_asking(name: usize, port: u16, round: &AtomicUsize, seen: &AtomicUsize) -> usize {
     let (mut lost, mut asked) = (0, 0);
     let is_over = || round.load(Ordering::Relaxed) == OVER;
@@ -253,7 +255,7 @@ fn keep_asking(name: usize, port: u16, round: &AtomicUsize, seen: &AtomicUsize) 
     lost
 }
 
-/// The clients stop when the round has this number.
+/// A round with this number tells the clients to stop.
 const OVER: usize = usize::MAX;
 
 #[test]
@@ -265,7 +267,7 @@ fn redis_restarts_under_two_hundred_busy_connections() {
     let scene = Scene::new(&server.url());
     let port = scene.held.port;
     let round = AtomicUsize::new(0);
-    // The round of each client's latest answered request.
+    // For each client, the round in which the client sent its latest answered request.
     let seen: Vec<_> = (0..CLIENTS).map(|_| AtomicUsize::new(OVER)).collect();
     let all_busy = |now: usize| {
         round.store(now, Ordering::Relaxed);

@@ -170,8 +170,8 @@ fn redis_requests_new_tls_keys() {
 fn redis_requests_a_tls_renegotiation() {
     fault!("Redis renegotiates (TLS 1.2)");
     let acceptor = acceptor(SslVersion::TLS1_2);
-    // The server sends hello, and requests another handshake. The result is true if the launcher
-    // refuses the other handshake.
+    // The server sends the text `hello`, and then requests a renegotiation. The result is true if
+    // the launcher refuses the renegotiation.
     let peer = Peer::tcp(move |stream| {
         let mut tls = acceptor.accept(stream).expect("handshake");
         tls.write_all(b"hello").unwrap();

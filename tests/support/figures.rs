@@ -16,7 +16,7 @@ use super::{eventually, rest, wait_until};
 const HOLD_ALL: &str = "for name in $REDIS_STUNNEL_URLS; do eval \"echo \\$$name\"; done
                         exec cat >/dev/null";
 
-/// A launcher with a status page, which also logs metrics each second.
+/// A launcher that serves a status page, and logs metrics each second.
 pub struct Scene {
     pub running: Running,
     pub page: StatusPage,

@@ -20,8 +20,8 @@ use super::{PATIENCE, Process, heed_signals, wait_until};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_start-stunnel");
 
-/// If this environment variable is set, launchers run under valgrind, and valgrind writes its logs
-/// to the folder in its value (see bin/soak).
+/// If this environment variable is set, launchers run under valgrind. The variable contains the
+/// path of the folder for valgrind's logs (see bin/soak).
 const VALGRIND_LOGS: &str = "VALGRIND_LOGS";
 
 /// A script for COMMAND: prints the tunnelled URL, then waits until its standard input ends.
@@ -101,8 +101,9 @@ impl Launcher {
         Launcher { command }
     }
 
-    /// A launcher with the command line `words` that runs as `user`, from a copy in `folder`, which
-    /// this user may execute. Only root can start this launcher.
+    /// A launcher with the command line `words` that runs as `user`. Only root can start this
+    /// launcher. The binary is copied to `folder`, because `user` might lack access to the
+    /// original.
     pub fn as_user(user: u32, folder: &Path, words: &[&str]) -> Launcher {
         fs::set_permissions(folder, Permissions::from_mode(0o755)).unwrap();
         let copy = folder.join("start-stunnel");
@@ -154,12 +155,13 @@ impl Launcher {
         Running { process: Process(child), stdin, stdout, stderr }
     }
 
-    /// A launcher whose COMMAND waits until [`Running::finish`].
+    /// A launcher whose COMMAND runs until [`Running::finish`].
     pub fn holding(url: &str) -> Launcher {
         Launcher::script(HOLD).redis(url)
     }
 
-    /// Starts a launcher whose COMMAND waits, and waits until the tunnel is up.
+    /// Starts a launcher whose COMMAND runs until [`Running::finish`]. Returns when the tunnel is
+    /// up.
     pub fn hold(url: &str) -> Held {
         Launcher::holding(url).start_held()
     }
@@ -257,7 +259,7 @@ impl Running {
     }
 }
 
-/// A launcher whose tunnel is up and whose COMMAND waits.
+/// A launcher whose tunnel is up and whose COMMAND is running.
 pub struct Held {
     pub running: Running,
     /// The value of `REDIS_URL` in COMMAND's environment.
@@ -316,7 +318,9 @@ pub fn as_pid_1(script: &str) -> Option<Launcher> {
     unshared(&["--pid", "--fork", "--mount-proc", "--kill-child"], &["sh", "-c", script])
 }
 
-/// A launcher with the command line `words`, which unshare(1) starts with these options.
+/// A launcher that unshare(1) starts. `options` are unshare's options, and `words` is the
+/// launcher's command line. If the system does not allow that, prints that the test is skipped and
+/// returns `None`.
 fn unshared(options: &[&str], words: &[&str]) -> Option<Launcher> {
     let allowed = Command::new("unshare").args(options).arg("true").stderr(Stdio::null()).status();
     if !allowed.is_ok_and(|status| status.success()) {

@@ -43,7 +43,8 @@ pub fn check(root: &Path, pages: &[String]) -> (usize, Vec<String>) {
     (links, broken)
 }
 
-/// True if the file and the anchor that a link on `page` names exist.
+/// True if a link on `page` with this target works: the file exists, and contains the anchor if the
+/// target has an anchor.
 fn leads_somewhere(page: &Path, target: &str) -> bool {
     let (file, anchor) = match target.split_once('#') {
         Some((file, anchor)) => (file, Some(anchor)),

@@ -32,8 +32,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigHandler, Signal};
 
-/// The time limit of each wait in a test. If a test needs a timeout of the launcher that does not
-/// expire, the test sets this timeout to at least twice this time.
+/// The time limit of each wait in a test. If one of the launcher's timeouts must not expire during
+/// a test, the test sets this timeout to at least twice `PATIENCE`.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// The time between two checks of a condition.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -155,7 +155,7 @@ pub fn rest(stream: &mut impl Read) -> (Vec<u8>, Option<ErrorKind>) {
     (all, error)
 }
 
-/// Makes the later close of this stream send a TCP reset.
+/// Makes the kernel send a TCP reset when this stream is closed.
 pub fn reset(stream: &TcpStream) {
     socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
 }

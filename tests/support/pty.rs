@@ -22,7 +22,7 @@ pub const CTRL_Z: &str = "\x1a";
 /// A program that is the session leader of its own terminal.
 pub struct Terminal {
     pub process: Process,
-    /// The test's end of the terminal. `None` after [`Terminal::hang_up`].
+    /// The master side of the pseudo-terminal. `None` after [`Terminal::hang_up`].
     master: Option<File>,
     /// The text that the terminal has shown after the text that [`Terminal::expect`] found last.
     screen: String,
@@ -133,7 +133,8 @@ impl Terminal {
         assert_eq!(done, 0);
     }
 
-    /// Closes the test's end of the terminal, as a terminal window does when it is closed.
+    /// Closes the master side of the pseudo-terminal, as a terminal window does when the user
+    /// closes the window.
     pub fn hang_up(&mut self) {
         self.master = None;
     }

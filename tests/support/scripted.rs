@@ -63,8 +63,9 @@ impl Heard {
     }
 }
 
-/// A TLS server that calls `answer` with the connection's number and the words of each request. The
-/// server sends the returned reply. After `None`, the server closes the connection.
+/// A TLS server that calls `answer` for each request, with the connection's number and the
+/// request's words. The server sends the reply that `answer` returns. If `answer` returns `None`,
+/// the server closes the connection.
 pub fn scripted(
     answer: impl Fn(usize, &[String]) -> Option<String> + Send + Sync + Clone + 'static,
 ) -> (Peer<()>, Heard) {

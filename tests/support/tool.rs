@@ -44,8 +44,8 @@ impl Tool {
     /// rest of its standard output and standard error.
     pub fn finish(mut self) -> (i32, String, String) {
         let (mut stdout, mut stderr) = (String::new(), String::new());
-        // Standard output can wait until standard error has ended, because a pipe's buffer can hold
-        // all of the tool's standard output.
+        // Read standard error first. Meanwhile, the tool does not block on standard output, because
+        // a pipe's buffer can hold all of the tool's standard output.
         self.process.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
         self.process.0.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
         let status = self.process.wait();

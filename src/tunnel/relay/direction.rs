@@ -9,8 +9,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::tunnel::read_ahead::RECORDS;
 
-/// The most bytes that a relay moves at once. So many bytes fit into the TLS records (RFC 8446
-/// section 5.1) that [`crate::tunnel::read_ahead`] reads with one system call.
+/// The most bytes that a relay moves at once. With one system call, [`crate::tunnel::read_ahead`]
+/// reads [`RECORDS`] full-size TLS records, which contain this many bytes (RFC 8446 section 5.1).
 pub const CHUNK: usize = RECORDS * 16 * 1024;
 
 thread_local! {
@@ -53,7 +53,8 @@ pub struct Direction {
     /// the index `stalled_from`. The buffer is empty unless the writer stalls.
     pub stalled: Vec<u8>,
     stalled_from: usize,
-    /// The result with which the reader ended, until [`Direction::poll`] returns this result.
+    /// The result with which the reader ended. `None` while the reader has not ended, and after
+    /// [`Direction::poll`] has returned the result.
     reader_ended: Option<io::Result<()>>,
     /// The number of bytes that the writer has taken.
     pub written: u64,
