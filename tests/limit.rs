@@ -132,7 +132,7 @@ fn cutting(cut: &'static [usize]) -> Peer<()> {
 }
 
 #[test]
-fn a_refused_handshake_in_a_freed_slot_is_retried_once() {
+fn a_handshake_refused_right_after_a_close_is_retried_once() {
     // For a moment, Redis may still count a client whose connection the launcher has closed.
     for (cut, failed) in [(&[1][..], "0"), (&[1, 2, 3, 4], "1")] {
         let peer = cutting(cut);

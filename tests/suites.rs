@@ -1,5 +1,5 @@
-//! `bin/suites` compares the results of other projects' test suites. In these tests, a stub
-//! replaces redis-py's suite.
+//! `bin/suites` runs the test suites of Redis and redis-py with and without the launcher, and
+//! compares the results. In the tests below, a stub replaces redis-py's suite.
 
 mod support;
 

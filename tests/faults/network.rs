@@ -75,7 +75,7 @@ fn two_listeners() -> [TcpListener; 2] {
 }
 
 #[test]
-fn fail_over_changes_the_address_of_the_name() {
+fn after_a_dns_fail_over_new_connections_go_to_the_new_server() {
     fault!("a fail-over moves Redis's host name to another address");
     let Some((hosts, launcher)) = with_names("127.0.0.1 redis.test\n") else { return };
     let [old, new] = two_listeners();
