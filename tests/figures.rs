@@ -138,6 +138,18 @@ fn fail(scene: &Scene) {
 const SUCCESS: &str = "last_success_timestamp_seconds";
 
 #[test]
+fn a_reply_on_an_old_connection_is_a_success() {
+    let server = Server::start(Front::Redis);
+    let scene = Scene::of(&server.url());
+    let mut client = scene.client();
+    let first = scene.metric(SUCCESS).expect("Redis has answered");
+    wait_until("a later success", || {
+        assert_eq!(client.ask(&["PING"]), Reply::line("+PONG"));
+        scene.metric(SUCCESS) > Some(first)
+    });
+}
+
+#[test]
 fn a_tunnel_that_works_again_still_shows_its_last_failure() {
     let mut server = Server::start(Front::Redis);
     let scene = Scene::of(&server.url());

@@ -43,7 +43,7 @@ pub struct Counts {
     pub connection_wait: Histogram,
     /// The times from a request of the app to the first byte of Redis's reply.
     pub reply_wait: Histogram,
-    /// The time of Redis's latest answer to an app, in milliseconds since 1970.
+    /// The time of Redis's latest reply to an app, in milliseconds since 1970.
     pub last_success: Option<u64>,
 }
 

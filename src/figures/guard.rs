@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 use std::thread;
+use std::time::SystemTime;
 
 use tokio::time::Instant;
 
-use super::TunnelFigures;
 use super::reason::{CloseReason, FailureReason, UpstreamState};
+use super::{TunnelFigures, unix_ms};
 
 impl TunnelFigures {
     /// Counts an app connection that the launcher accepted at the time `now`.
@@ -143,6 +144,7 @@ impl ReplyClock<'_> {
     /// reply, the wait ends.
     pub fn received(&self, now: Instant) {
         let mut state = self.figures.state_at(now);
+        state.counts.last_success = Some(unix_ms(SystemTime::now()));
         let began = state.waits.remove(&self.key);
         if let Some(began) = began {
             state.counts.reply_wait.observe(now - began);

@@ -120,7 +120,7 @@ const TUNNEL: &[Metric<TunnelSnapshot>] = metrics! { t:
     Counter accept_errors "Failed attempts to accept an app connection"
         = whole(t.counts.accept_errors);
     Gauge last_success_timestamp_seconds
-        "Time when Redis last sent the first reply on an app connection"
+        "Time of Redis's latest reply to an app"
         = time(t.counts.last_success);
     Gauge tunnel_failing "1 if /readyz reports the tunnel as failing, otherwise 0"
         = whole(t.failing_since.is_some().into());

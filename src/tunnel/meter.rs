@@ -17,8 +17,11 @@ pub struct Meter<'a, T> {
     inner: &'a mut T,
     counted: Progress,
     replies: ReplyClock<'a>,
-    /// True if Redis has sent bytes since the last call of `moved`.
+    /// True if Redis has sent bytes since the last call of `moved`, and has not refused the
+    /// connection.
     replied: bool,
+    /// True if Redis's first reply said that Redis has too many clients.
+    is_refused: bool,
     /// True if Redis has sent at least one byte.
     answered: bool,
 }
@@ -26,13 +29,22 @@ pub struct Meter<'a, T> {
 impl<'a, T> Meter<'a, T> {
     pub fn new(tunnel: &'a Tunnel, inner: &'a mut T) -> Meter<'a, T> {
         let (counted, replies) = (Progress::default(), tunnel.figures.reply_clock());
-        Meter { tunnel, inner, counted, replies, replied: false, answered: false }
+        Meter {
+            tunnel,
+            inner,
+            counted,
+            replies,
+            replied: false,
+            is_refused: false,
+            answered: false,
+        }
     }
 
     fn first_answer(&mut self, bytes: &[u8]) {
         self.answered = true;
+        self.is_refused = client_limit::is_error(bytes);
         let figures = &self.tunnel.figures;
-        if client_limit::is_error(bytes) {
+        if self.is_refused {
             figures.turned_away();
             figures.fails(figures::FULL, FULL.to_owned(), hints::full());
         } else {
@@ -49,10 +61,10 @@ impl<T: Tap> Tap for Meter<'_, T> {
     }
 
     fn from_redis(&mut self, bytes: &[u8]) {
-        self.replied = true;
         if !self.answered {
             self.first_answer(bytes);
         }
+        self.replied = !self.is_refused;
         self.inner.from_redis(bytes);
     }
 
