@@ -7,6 +7,7 @@
 mod support;
 
 use std::fs;
+use std::io::{BufRead, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
 
@@ -159,6 +160,36 @@ fn connections_made_before_a_role_change_are_not_reused() {
         wait_until("the idle connection is closed", || connections(&mut direct) == 1);
         drop(app);
         wait_until("the newer connection is closed, too", || connections(&mut direct) == 0);
+    }
+}
+
+#[test]
+fn a_role_change_on_any_connection_closes_older_idle_ones() {
+    // Each row has requests after which a connection is not reused.
+    let many = "*1\r\n$4\r\nPING\r\n".repeat(1_001);
+    for requests in [
+        "*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n",
+        "PING\r\n",
+        "*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n*2\r\n$9\r\nSUBSCRIBE\r\n$1\r\na\r\n",
+        &many,
+    ] {
+        let server = Server::start(Front::Redis);
+        let mut direct = server.direct();
+        let held = hold(&server.url());
+        let (older, mut app) = (held.client(), held.client());
+        drop(older);
+        held.page().wait_for_idle(1);
+        make_replica(&mut direct);
+        app.stream.get_mut().write_all(requests.as_bytes()).unwrap();
+        app.send(&["SET", "key", "value"]);
+        let mut line = String::new();
+        while !line.starts_with("-READONLY ") {
+            line.clear();
+            app.stream.read_line(&mut line).unwrap();
+        }
+        wait_until("the older connection is closed", || connections(&mut direct) == 1);
+        drop(app);
+        wait_until("this connection is closed, too", || connections(&mut direct) == 0);
     }
 }
 

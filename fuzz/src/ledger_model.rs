@@ -135,6 +135,7 @@ impl Reader<'_> {
             }
             b'*' => u64::from(self.number(true)?.unwrap_or(0)),
             b'~' => u64::from(self.number(false)?.unwrap_or(0)),
+            b'>' if depth == 0 => u64::from(self.number(false)?.unwrap_or(0)),
             b'%' => 2 * u64::from(self.number(false)?.unwrap_or(0)),
             b'|' => 2 * u64::from(self.number(false)?.unwrap_or(0)) + 1,
             _ => return Err(Stop::Wrong),
@@ -194,6 +195,7 @@ impl<'a> Model<'a> {
             |index: usize| replies.get(index).is_some_and(|first| *first != b'-' && *first != b'!');
         self.is_spoiled |= !requests_are_right
             || !replies_are_right
+            || replies.contains(&b'>')
             || begun > requests.len()
             || requests.len() > 1_000
             || must_fail.iter().any(Option::is_none)

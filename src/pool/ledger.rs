@@ -34,7 +34,7 @@ const ROLE_CHANGES: [&[u8]; 4] = [b"READONLY", b"MASTERDOWN", b"LOADING", b"CLUS
 
 /// The error if a request has an effect that RESET may not clear, or if the bytes are not valid
 /// RESP. After this error, no other app may use the connection, and the ledger ignores all later
-/// bytes.
+/// requests.
 struct Spoiled;
 
 impl From<Opaque> for Spoiled {
@@ -52,10 +52,20 @@ impl Ledger {
         }
     }
 
-    /// Updates the ledger with the next bytes that Redis has sent.
-    pub fn received(&mut self, bytes: &[u8]) {
-        if !self.is_spoiled && self.follow_replies(bytes).is_err() {
-            self.is_spoiled = true;
+    /// Updates the ledger with the next bytes that Redis has sent. The ledger follows the replies
+    /// even if no other app may use the connection, because a role change concerns other
+    /// connections, too.
+    pub fn received(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            self.is_spoiled |= self.owed == 0;
+            match self.replies.next(&mut bytes) {
+                Ok(true) => self.take_reply(),
+                Ok(false) => {}
+                Err(Opaque) => {
+                    self.is_spoiled = true;
+                    return;
+                }
+            }
         }
     }
 
@@ -97,25 +107,15 @@ impl Ledger {
         Ok(())
     }
 
-    fn follow_replies(&mut self, mut bytes: &[u8]) -> Result<(), Spoiled> {
-        while !bytes.is_empty() {
-            if self.owed == 0 {
-                return Err(Spoiled);
-            }
-            if !self.replies.next(&mut bytes)? {
-                break;
-            }
-            let first = self.replies.first();
-            self.owed -= 1;
-            self.role_changed |= first == b'-' && ROLE_CHANGES.contains(&self.replies.error_code());
-            if self.refusal_in > 0 {
-                self.refusal_in -= 1;
-                if self.refusal_in == 0 && !b"-!".contains(&first) {
-                    return Err(Spoiled);
-                }
-            }
-        }
-        Ok(())
+    /// Updates the ledger with the reply that is complete now.
+    fn take_reply(&mut self) {
+        let first = self.replies.first();
+        self.role_changed |= first == b'-' && ROLE_CHANGES.contains(&self.replies.error_code());
+        let is_accepted = self.refusal_in == 1 && !b"-!".contains(&first);
+        // A push belongs to no request.
+        self.is_spoiled |= is_accepted || first == b'>';
+        self.owed = self.owed.saturating_sub(1);
+        self.refusal_in = self.refusal_in.saturating_sub(1);
     }
 }
 
@@ -260,6 +260,27 @@ mod tests {
         }
         for code in ["READONLYX", "ERR READONLY", "CLUSTERDOWNS x", ""] {
             assert!(!changes(&format!("-{code}\r\n")), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_connection_that_is_not_reused_still_shows_a_role_change() {
+        let changes = |before: &[Step], after_it: &str| {
+            let mut ledger = after(&[before, &[received(after_it)]].concat());
+            assert_eq!(state(&ledger), State::Spoiled, "{before:?}");
+            ledger.take_role_change()
+        };
+        let readonly = "-READONLY You can't write\r\n";
+        for before in [
+            &[][..],
+            &[raw(b"SET a b\r\n")],
+            &[sent("MONITOR"), received("+OK\r\n"), received("+1.0 [0 a:1] \"GET\" \"a\"\r\n")],
+            &[sent("SUBSCRIBE a"), received(">2\r\n+a\r\n:1\r\n")],
+            &[sent("SUBSCRIBE a"), received("*2\r\n+a\r\n:1\r\n")],
+        ] {
+            assert!(changes(before, readonly), "{before:?}");
+            // After bytes that are not RESP, the ledger finds no replies.
+            assert!(!changes(&[before, &[received("HTTP/1.1\r\n")]].concat(), readonly));
         }
     }
 

@@ -7,15 +7,14 @@
 //! get no reply (`*0`, `*-1`). Nor does this module accept inline requests (lines of words), which
 //! no client library sends.
 //!
-//! Replies may use RESP2 and RESP3. This module does not accept pushes, because a push belongs to
-//! no request, and may come even inside a reply. Nor does this module accept streamed values (`$?`,
-//! `*?`), which no server sends.
+//! Replies may use RESP2 and RESP3. A push between two replies counts as a reply. This module does
+//! not accept a push inside a reply, or streamed values (`$?`, `*?`), which no server sends.
 
 use super::Opaque;
 
 /// A framer that finds requests, which are arrays of bulk strings.
 pub type RequestFramer = Framer<true>;
-/// A framer that finds replies, which are values of any type.
+/// A framer that finds replies and pushes, which are values of any type.
 pub type ReplyFramer = Framer<false>;
 
 /// Finds the requests or the replies in the bytes of one connection. The bytes may arrive in pieces
@@ -83,8 +82,7 @@ impl<const REQUESTS: bool> Framer<REQUESTS> {
     ///
     /// # Errors
     ///
-    /// If a push begins, or the end of the request or reply cannot be found. Every later call
-    /// returns the same error.
+    /// If the end of the request or reply cannot be found. Every later call returns the same error.
     pub fn next(&mut self, bytes: &mut &[u8]) -> Result<bool, Opaque> {
         let result = self.advance(bytes);
         if result.is_err() {
@@ -98,7 +96,8 @@ impl<const REQUESTS: bool> Framer<REQUESTS> {
         self.part == Part::Mark && self.depth == 0
     }
 
-    /// Returns the first byte of the latest reply, which is `|` if the reply has attributes.
+    /// Returns the first byte of the latest reply, which is `|` if the reply has attributes, and
+    /// `>` for a push.
     pub fn first(&self) -> u8 {
         self.first
     }
@@ -208,7 +207,8 @@ impl<const REQUESTS: bool> Framer<REQUESTS> {
             _ if REQUESTS && mark != [b'*', b'$'][usize::from(self.depth)] => Err(Opaque),
             b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => Ok(Part::Line),
             b'$' | b'!' | b'=' | b'*' | b'~' | b'%' | b'|' => Ok(Part::Length),
-            // The framer accepts no other value. For example, `>` begins a push.
+            b'>' if self.depth == 0 => Ok(Part::Length),
+            // The framer accepts no other value.
             _ => Err(Opaque),
         }
     }
@@ -414,10 +414,12 @@ mod tests {
     }
 
     #[test]
-    fn a_push_is_never_framed_even_inside_a_reply() {
+    fn a_push_is_framed_between_replies_but_not_inside_a_reply() {
         for (bytes, expected) in [
-            (">", " opaque"),
-            ("+OK\r\n>1\r\n+a\r\n", "+ opaque"),
+            (">", ""),
+            (">-1", " opaque"),
+            ("+OK\r\n>2\r\n+a\r\n*1\r\n:1\r\n+OK\r\n", "+>+"),
+            (">1\r\n>1\r\n", " opaque"),
             ("*2\r\n+OK\r\n>2\r\n+a\r\n+b\r\n+OK\r\n", " opaque"),
             ("|1\r\n>1\r\n", " opaque"),
             ("%1\r\n+a\r\n>1\r\n", " opaque"),
