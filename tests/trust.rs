@@ -12,7 +12,7 @@ use openssl::ssl::{NameType, SniError, SslAlert, SslVersion};
 use support::launcher::{HOLD, Held, Launcher, logged, with_hosts};
 use support::peer::{Peer, acceptor_builder, s_server};
 use support::pki::{Authority, Certificate, Kind, Request};
-use support::resp::Reply;
+use support::resp::{Client, Reply};
 use support::rest;
 use support::servers::{PASSWORD, Server};
 use tempfile::TempDir;
@@ -491,4 +491,28 @@ fn a_missing_client_certificate_is_reported_within_a_second() {
         asked.elapsed() < Duration::from_secs(1)
     });
     assert!(soon);
+}
+
+#[test]
+fn a_late_refusal_answers_every_request_like_an_early_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    // With TLS 1.2, the server refuses the client during the handshake. With TLS 1.3, the server
+    // refuses the client after the handshake.
+    for protocols in ["TLSv1.2", "TLSv1.3"] {
+        let server = Server::for_clients_of(&authority.root, protocols);
+        let held = Launcher::hold(&server.url());
+        let mut app = held.open();
+        let requests = ["*1\r\n$4\r\nPING\r\n", "PING\r\n", "*2\r\n$4\r\nECHO\r\n$1\r\na\r\n"];
+        let half = "*1\r\n$4\r\nPI";
+        app.stream.get_mut().write_all((requests.concat() + half).as_bytes()).unwrap();
+        let refused = |app: &mut Client| match app.reply() {
+            Ok(Reply::Line(line)) => assert!(line.starts_with("-ERR start-stunnel: "), "{line}"),
+            other => panic!("{protocols}: {other:?}"),
+        };
+        requests.iter().for_each(|_| refused(&mut app));
+        app.stream.get_mut().write_all(b"NG\r\n*1\r\n$4\r\nPING\r\n").unwrap();
+        (0..2).for_each(|_| refused(&mut app));
+        assert_eq!(rest(&mut app.stream), (vec![], None), "{protocols}");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::ends::Ends;
 use super::failure::{Failure, is_hang_up};
 use super::hints::Described;
 use super::meter::Meter;
-use super::refusal::refuse;
+use super::refusal::{Requests, refuse};
 use super::relay::{Relay, RelayEnd, Side};
 use super::stream::TlsUpstream;
 use super::tap::{NoTap, Progress, Tap};
@@ -47,6 +48,8 @@ pub struct Connection<'t> {
     arrival: Arrival,
     pub ends: Ends,
     moved: Progress,
+    /// The requests that the app sent before Redis's first answer.
+    requests: Requests,
     address: Option<SocketAddr>,
     /// True if Redis closed its side before the app closed the app's side.
     pub redis_ended_first: bool,
@@ -57,8 +60,15 @@ impl<'t> Connection<'t> {
     pub fn accept(app: AppStream, tunnel: &'t Tunnel) -> Connection<'t> {
         let arrival = tunnel.figures.accept(Instant::now());
         debug!(at = "connection-accepted", var = tunnel.variable(), peer = app.peer());
-        let (ends, moved) = (Ends::new(app), Progress::default());
-        Connection { tunnel, arrival, ends, moved, address: None, redis_ended_first: false }
+        Connection {
+            tunnel,
+            arrival,
+            ends: Ends::new(app),
+            moved: Progress::default(),
+            requests: Requests::default(),
+            address: None,
+            redis_ended_first: false,
+        }
     }
 
     /// Waits for `upstream`, a connection to Redis. Returns `None` if connecting fails, or if the
@@ -96,7 +106,7 @@ impl<'t> Connection<'t> {
         upstream.set_state(UpstreamState::Relaying);
         self.address = Some(upstream.address);
         let redis = self.ends.redis.insert(upstream);
-        let mut meter = Meter::new(self.tunnel, tap);
+        let mut meter = Meter::new(self.tunnel, tap, &mut self.requests);
         let idle_timeout = self.tunnel.settings.idle_timeout;
         let mut relay = Relay::new(&mut self.ends.app, redis, &mut meter, idle_timeout);
         let end = (&mut relay).await;
@@ -201,9 +211,9 @@ impl Connection<'_> {
         if failure.is_outage() {
             return;
         }
-        let owed = usize::from(self.moved.sent > 0);
+        let requests = mem::take(&mut self.requests);
         let answer = format!("{}: {error}; {hint}", tunnel.route.upstream);
-        match refuse(&mut self.ends.app, &answer, owed).await {
+        match refuse(&mut self.ends.app, &answer, requests).await {
             Ok(()) => {}
             Err(_) if self.ends.app.speaks_tls() => self.hang_up_on_tls().await,
             Err(error) => debug!(at = "connection-gone", var = tunnel.variable(), error = %error),

@@ -1,9 +1,11 @@
-//! Counts the bytes that a relay moves, times replies, and notices Redis's first answer.
+//! Counts the bytes that a relay moves, times replies, notices Redis's first answer, and counts the
+//! requests before this answer.
 
 use std::mem;
 
 use tokio::time::Instant;
 
+use super::refusal::Requests;
 use super::tap::{Progress, Tap};
 use super::{Tunnel, client_limit, hints};
 use crate::figures::{self, ReplyClock};
@@ -15,6 +17,8 @@ const FULL: &str = "Redis answered that it has too many clients";
 pub struct Meter<'a, T> {
     tunnel: &'a Tunnel,
     inner: &'a mut T,
+    /// The requests that the app sent before Redis's first answer.
+    requests: &'a mut Requests,
     counted: Progress,
     replies: ReplyClock<'a>,
     /// True if Redis has sent bytes since the last call of `moved`, and has not refused the
@@ -27,11 +31,12 @@ pub struct Meter<'a, T> {
 }
 
 impl<'a, T> Meter<'a, T> {
-    pub fn new(tunnel: &'a Tunnel, inner: &'a mut T) -> Meter<'a, T> {
+    pub fn new(tunnel: &'a Tunnel, inner: &'a mut T, requests: &'a mut Requests) -> Meter<'a, T> {
         let (counted, replies) = (Progress::default(), tunnel.figures.reply_clock());
         Meter {
             tunnel,
             inner,
+            requests,
             counted,
             replies,
             replied: false,
@@ -57,6 +62,9 @@ impl<'a, T> Meter<'a, T> {
 
 impl<T: Tap> Tap for Meter<'_, T> {
     fn from_app(&mut self, bytes: &[u8]) {
+        if !self.answered {
+            self.requests.count(bytes);
+        }
         self.inner.from_app(bytes);
     }
 

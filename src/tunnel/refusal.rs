@@ -2,6 +2,7 @@
 //! Redis.
 
 use std::io;
+use std::mem;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,15 +23,14 @@ const LINGER: Duration = Duration::from_secs(1);
 const LONGEST_TALK: Duration = Duration::from_secs(10);
 
 /// Answers each of the app's requests with the error `text`, and closes the app's connection when
-/// no more requests come. `owed` is the number of requests that the launcher has read but not
-/// answered.
+/// no more requests come. `requests` has counted the requests that the launcher has already read.
 ///
 /// # Errors
 /// If the app is gone.
-pub async fn refuse(app: &mut AppStream, text: &str, owed: usize) -> io::Result<()> {
+pub async fn refuse(app: &mut AppStream, text: &str, requests: Requests) -> io::Result<()> {
     let answer = error(text);
     // Ignore errors and the time limit, because the launcher closes the connection in any case.
-    let _ = timeout(LONGEST_TALK, answer_all(app, answer.as_bytes(), owed)).await;
+    let _ = timeout(LONGEST_TALK, answer_all(app, answer.as_bytes(), requests)).await;
     app.shutdown().await?;
     // Read the app's remaining bytes before closing. Closing a socket with unread bytes would reset
     // the connection, and the app might lose the answer (RFC 1122 section 4.2.2.13).
@@ -42,53 +42,54 @@ pub async fn refuse(app: &mut AppStream, text: &str, owed: usize) -> io::Result<
     timeout(LINGER, read_to_the_end).await.unwrap_or(Ok(()))
 }
 
-async fn answer_all(app: &mut AppStream, answer: &[u8], mut owed: usize) -> io::Result<()> {
-    let mut requests = Requests::default();
+async fn answer_all(app: &mut AppStream, answer: &[u8], mut requests: Requests) -> io::Result<()> {
     let mut buffer = [0; 1024];
     let mut answered = false;
     loop {
-        for _ in 0..owed {
+        for _ in 0..mem::take(&mut requests.unanswered) {
             app.write_all(answer).await?;
             answered = true;
         }
         let patience = if answered { LINGER } else { FIRST_REQUEST };
-        owed = match timeout(patience, app.read(&mut buffer)).await {
+        match timeout(patience, app.read(&mut buffer)).await {
             Ok(Ok(read @ 1..)) => requests.count(&buffer[..read]),
             Ok(Err(error)) => return Err(error),
             Ok(Ok(0)) | Err(_) if answered => return Ok(()),
             // An app that sends no complete request gets the error, too.
-            Ok(Ok(0)) | Err(_) => 1,
-        };
+            Ok(Ok(0)) | Err(_) => requests.unanswered = 1,
+        }
     }
 }
 
-/// A counter of an app's requests, which may be RESP arrays or lines of words.
+/// A counter of an app's unanswered requests, which may be RESP arrays or lines of words.
 #[derive(Default)]
-struct Requests {
+pub struct Requests {
     framer: RequestFramer,
     /// True if the next byte belongs to an incomplete line.
     in_line: bool,
+    unanswered: usize,
 }
 
 impl Requests {
-    /// Returns the number of requests that end within `bytes`. Bytes that are not a valid request
-    /// count as one request.
-    fn count(&mut self, mut bytes: &[u8]) -> usize {
-        let mut count = 0;
+    /// Counts the requests that end within `bytes`. Bytes that are not a valid request count as one
+    /// request.
+    pub fn count(&mut self, mut bytes: &[u8]) {
         while let Some(first) = bytes.first() {
             if self.in_line || (self.framer.is_at_boundary() && *first != b'*') {
                 let end = bytes.iter().position(|byte| *byte == b'\n');
                 self.in_line = end.is_none();
                 bytes = &bytes[end.map_or(bytes.len(), |end| end + 1)..];
-                count += usize::from(!self.in_line);
+                self.unanswered += usize::from(!self.in_line);
                 continue;
             }
             match self.framer.next(&mut bytes) {
-                Ok(is_complete) => count += usize::from(is_complete),
-                Err(Opaque) => return count + 1,
+                Ok(is_complete) => self.unanswered += usize::from(is_complete),
+                Err(Opaque) => {
+                    self.unanswered += 1;
+                    return;
+                }
             }
         }
-        count
     }
 }
 
@@ -102,9 +103,14 @@ mod tests {
         for cut in 0..sent.len() {
             let mut requests = Requests::default();
             let (first, second) = sent.split_at(cut);
-            assert_eq!(requests.count(first) + requests.count(second), 4, "{cut}");
+            requests.count(first);
+            requests.count(second);
+            assert_eq!(requests.unanswered, 4, "{cut}");
         }
         let mut requests = Requests::default();
-        assert_eq!([b"*x\r\n", b"*1\r\n"].map(|bytes| requests.count(bytes)), [1, 1]);
+        for (bytes, unanswered) in [(b"*x\r\n", 1), (b"*1\r\n", 2)] {
+            requests.count(bytes);
+            assert_eq!(requests.unanswered, unanswered);
+        }
     }
 }
