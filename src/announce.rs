@@ -120,9 +120,11 @@ fn why_without_effect(plan: &Plan) -> String {
 fn how_to_include(plan: &Plan, others: &[String]) -> String {
     let names = plan.variables().chain(others.iter().map(String::as_str));
     let all: Vec<_> = names.filter(|name| is_variable_name(name)).collect();
+    let question = plan.unused.question.as_ref().map(|question| format!("{question} "));
     format!(
-        "these variables hold Redis URLs, but get no tunnel. To tunnel these URLs too, set \
-         {urls}=\"{all}\"",
+        "these variables hold Redis URLs, but get no tunnel. {question}To tunnel these URLs too, \
+         set {urls}=\"{all}\"",
+        question = question.unwrap_or_default(),
         urls = names::URLS,
         all = all.join(" ")
     )

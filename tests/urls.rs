@@ -120,6 +120,24 @@ fn log_says_how_to_tunnel_the_other_redis_urls() {
     assert_eq!(logged(&outer, "not-tunnelled", "vars"), [names]);
 }
 
+#[test]
+fn log_asks_whether_a_similar_name_was_meant_to_be_redis_url() {
+    for (settings, is_asked) in [
+        (&[("REDIS_URI", "rediss://h")][..], true),
+        (&[("REDS_URL", "rediss://h"), ("HEROKU_REDIS_A_URL", "rediss://a")], true),
+        (&[("REDIS_URI", "rediss://h"), ("REDIS_URL", "")], true),
+        (&[("REDIS_URI", "rediss://h"), ("REDIS_URL", "rediss://h")], false),
+        (&[("REDIS_URI", "rediss://h"), ("REDIS_STUNNEL_URLS", "A"), ("A", "rediss://a")], false),
+        (&[("REDIS_URI", "http://h"), ("CACHE_URL", "rediss://h")], false),
+    ] {
+        let log = Launcher::script("true").settings(settings).run().stderr;
+        assert_eq!(log.contains("Did you mean REDIS_URL?"), is_asked, "{settings:?}: {log}");
+    }
+    let launcher = Launcher::script("true").settings(&[("REDIS_URI", "rediss://h")]);
+    let log = launcher.env("REDIS_STUNNEL_URLS", "REDIS_URL").refused();
+    assert!(log.contains("REDIS_URI holds a Redis URL. Did you mean REDIS_URL?"), "{log}");
+}
+
 /// Runs `--status` as COMMAND of a launcher. The launcher has its own network namespace, so that
 /// `--status` finds no other launcher.
 fn status_from_inside(environment: &[(&str, &str)]) -> Outcome {

@@ -61,6 +61,9 @@ fn read_on(
     let settings = reader.settings();
     let mut plan = variables::plan(&mut reader);
     plan.unused.other_urls = variables::others(&plan, environment);
+    if sources.find(&options::URLS.declaration).is_none() {
+        plan.unused.question = variables::question(environment);
+    }
     plan.unused.retired = retired(invocation, environment);
     spelling::check(&mut reader, &mut plan);
     match reader.mistakes.is_empty() {

@@ -28,6 +28,8 @@ pub struct Unused {
     /// Variables that hold a Redis URL, but get no tunnel, because neither the launcher's default
     /// list nor the user's list contains the variables.
     pub other_urls: Vec<String>,
+    /// The question whether one of these variables should have the name `REDIS_URL`.
+    pub question: Option<String>,
     /// Variables whose names look like names of settings, but are unknown.
     pub unknown: Vec<String>,
     /// Settings that apply to a single variable, but have no effect, because the plan does not

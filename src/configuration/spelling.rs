@@ -13,7 +13,7 @@ use super::trust;
 use crate::environment::lookup;
 use crate::names;
 
-/// The maximum edit distance at which a name counts as a misspelt name of a setting.
+/// The maximum edit distance at which a name counts as a misspelling of another name.
 const MOST_EDITS: usize = 2;
 /// The prefix of every variable that applies to all URLs.
 const PREFIX: &str = "STUNNEL_";
@@ -83,8 +83,9 @@ fn intended(name: &str, value: &OsStr, sources: Sources<'_>) -> Option<String> {
         .map(|(_, _, current)| current)
 }
 
-fn is_close(name: &str, setting: &str) -> bool {
-    name.len().abs_diff(setting.len()) <= MOST_EDITS && osa_distance(name, setting) <= MOST_EDITS
+/// Returns true if `name` is probably a misspelling of `known`.
+pub fn is_close(name: &str, known: &str) -> bool {
+    name.len().abs_diff(known.len()) <= MOST_EDITS && osa_distance(name, known) <= MOST_EDITS
 }
 
 /// Returns true if `value` would be valid for `setting`. If `value` names a file, the file's

@@ -9,6 +9,7 @@ use super::options;
 use super::plan::{COPY_SUFFIX, Plan, Tunnelled};
 use super::reader::Reader;
 use super::sources::{ConfigError, Sources};
+use super::spelling::is_close;
 use super::values::Rediss;
 use crate::environment::{Environment, lookup};
 use crate::redis_url::{FORM, RedisUrl, UNIX, has_scheme};
@@ -84,15 +85,25 @@ fn route(name: &str, url: &RedisUrl, reader: &mut Reader<'_>) -> Option<Route> {
 
 /// Returns the variables that hold a Redis URL but are not in the plan.
 pub fn others(plan: &Plan, environment: &Environment) -> Vec<String> {
-    let is_url = |value: &OsString| value.to_str().is_some_and(has_scheme);
-    environment
-        .iter()
-        .filter(|(_, value)| is_url(value))
-        .filter_map(|(name, _)| name.to_str())
+    holding_urls(environment)
         .filter(|name| !is_ours(name))
         .filter(|name| plan.variables().all(|known| known != *name))
         .map(str::to_owned)
         .collect()
+}
+
+/// Returns the variables that hold a Redis URL.
+fn holding_urls(environment: &Environment) -> impl Iterator<Item = &str> {
+    let is_url = |value: &OsString| value.to_str().is_some_and(has_scheme);
+    environment.iter().filter(move |(_, value)| is_url(value)).filter_map(|(name, _)| name.to_str())
+}
+
+/// If `REDIS_URL` is not set, but a variable with a similar name holds a Redis URL, returns the
+/// question whether the user meant `REDIS_URL`.
+pub fn question(environment: &Environment) -> Option<String> {
+    let similar = holding_urls(environment).find(|name| is_close(name, REDIS_URL));
+    let misspelt = similar.filter(|_| lookup(environment, REDIS_URL).is_none())?;
+    Some(format!("{misspelt} holds a Redis URL. Did you mean {REDIS_URL}?"))
 }
 
 /// Returns the variables in which the launcher looks for Redis URLs if the user lists no variables.
@@ -142,10 +153,13 @@ fn url_in(
 ) -> Result<Option<(String, RedisUrl)>, ConfigError> {
     let Some(value) = lookup(environment, name) else {
         let Some(list) = list else { return Ok(None) };
-        let problem = format!(
+        let mut problem = format!(
             "is not set, but {list} lists this variable; set the variable, or remove the variable \
              from the list"
         );
+        if let Some(question) = question(environment).filter(|_| name == REDIS_URL) {
+            problem += &format!(". {question}");
+        }
         return Err(ConfigError::new(name, problem));
     };
     let parsed = match value.to_str() {
