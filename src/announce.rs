@@ -188,6 +188,7 @@ fn tunnel_up(route: &Route, local: &Local) {
         listen = %local,
         upstream = %route.upstream,
         verify = route.trust.verify.word(),
+        pinned = route.trust.is_pinned().then_some(true),
     );
     if route.trust.verify == Verify::None && route.trust.ca.is_some() {
         warning!(

@@ -218,6 +218,7 @@ fn labels(plan: &Plan) -> Vec<TunnelLabels> {
         variables: route.variables.clone(),
         upstream: route.upstream.to_string(),
         verify: route.trust.verify.word(),
+        pinned: route.trust.is_pinned(),
         limit: route.max_connections.map(|limit| limit.get() as u64),
     };
     plan.routes.iter().map(of_route).collect()

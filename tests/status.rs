@@ -11,7 +11,7 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::libc;
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::launcher::{BINARY, Launcher, Outcome, logged, send_signal};
 use support::proc::{command_of, state};
 use support::status::StatusPage;
@@ -56,6 +56,26 @@ fn status_finds_a_launcher_that_has_no_status_address() {
     }
     held.finish();
     assert_eq!(status_of(pid), None);
+}
+
+#[test]
+fn log_and_status_show_that_a_pin_is_set() {
+    let pin = "sha256//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    for (pin, logs, shows) in [(pin, "true", "verify none, with a pin"), ("", "", "verify none")] {
+        let settings = [("STUNNEL_PIN", pin), ("STUNNEL_STATUS_ADDRESS", "0")];
+        let held = Launcher::hold_with(NOWHERE, &settings);
+        let found = eventually("--status finds the launcher", || status_of(held.running.pid()));
+        let tunnel = &found["tunnels"][0];
+        assert_eq!(
+            (&tunnel["verify"], &tunnel["pinned"]),
+            (&json!("none"), &json!(!pin.is_empty()))
+        );
+        let page = held.page().get("/status.txt").body;
+        assert!(page.lines().any(|line| line.ends_with(&format!(" · {shows}"))), "{page}");
+        let log = held.finish().stderr;
+        assert_eq!(logged(&log, "tunnel-up", "verify"), ["none"], "{log}");
+        assert_eq!(logged(&log, "tunnel-up", "pinned"), [logs], "{log}");
+    }
 }
 
 #[test]

@@ -163,6 +163,7 @@ pub fn http(data: &[u8]) {
         variables: vec!["REDIS_URL".to_owned()],
         upstream: "redis.example:6379".to_owned(),
         verify: "none",
+        pinned: false,
         limit: None,
     };
     let figures = Figures::new(vec![labels], 7);

@@ -13,6 +13,7 @@ fn figures() -> Figures {
         variables: vec![variable.to_owned()],
         upstream: upstream.to_owned(),
         verify: "none",
+        pinned: false,
         limit: None,
     };
     Figures::new(vec![labels("A", "h:1"), labels("B", "h:1"), labels("C", "g:1")], 7)

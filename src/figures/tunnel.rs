@@ -22,6 +22,8 @@ pub struct TunnelLabels {
     pub upstream: String,
     /// The tunnel's `--verify` level.
     pub verify: &'static str,
+    /// True if a pin is set, which authenticates the server at every `--verify` level.
+    pub pinned: bool,
     /// The limit on the tunnel's connections to Redis. `None` if there is no limit.
     pub limit: Option<u64>,
 }

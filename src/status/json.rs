@@ -57,6 +57,7 @@ fn tunnel(tunnel: &TunnelSnapshot) -> Value {
         "variables": tunnel.labels.variables,
         "upstream": tunnel.labels.upstream,
         "verify": tunnel.labels.verify,
+        "pinned": tunnel.labels.pinned,
         "state": TunnelState::of(tunnel).word(),
         "advice": advice(tunnel),
         "failing_since": tunnel.failing_since.map(unix_seconds),

@@ -16,6 +16,7 @@ pub fn figures() -> Arc<Figures> {
         variables: vec![variable.to_owned()],
         upstream: upstream.to_owned(),
         verify: "none",
+        pinned: false,
         limit,
     };
     let tunnels = vec![

@@ -259,7 +259,8 @@ fn tls(tunnel: &TunnelSnapshot) -> Row {
             advice = Some("Renew the server's certificate");
         }
     }
-    parts.push(format!("verify {}", tunnel.labels.verify));
+    let pin = if tunnel.labels.pinned { ", with a pin" } else { "" };
+    parts.push(format!("verify {}{pin}", tunnel.labels.verify));
     Row { label: "TLS", text: parts.join(" · "), advice }
 }
 

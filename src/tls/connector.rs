@@ -119,7 +119,7 @@ impl Connector {
         let connected = connector.connect(name, stream).await;
         let stream = connected.map_err(|error| HandshakeError::classify(error, &facts, name))?;
         let stream = TlsStream { stream, facts };
-        if !self.trust.pins.is_empty() {
+        if self.trust.is_pinned() {
             let unreadable = Misconfiguration::unreadable_certificate;
             let shown = stream.certificate().ok_or_else(unreadable);
             let pin = shown.map_err(HandshakeError::Misconfigured)?.pin;

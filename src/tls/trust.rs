@@ -48,12 +48,16 @@ pub struct Trust {
 impl Trust {
     /// True if these settings authenticate the server.
     pub fn authenticates(&self) -> bool {
-        self.verify != Verify::None || !self.pins.is_empty()
+        self.verify != Verify::None || self.is_pinned()
+    }
+
+    pub fn is_pinned(&self) -> bool {
+        !self.pins.is_empty()
     }
 
     /// True if the settings allow a server whose key has this pin.
     pub fn pin_holds(&self, pin: &Pin) -> bool {
-        self.pins.is_empty() || self.pins.contains(pin)
+        !self.is_pinned() || self.pins.contains(pin)
     }
 
     /// Returns the default settings, which trust any server.
