@@ -106,7 +106,7 @@ fn a_stalled_connection_needs_no_more_memory_than_documented() {
     const CONNECTIONS: u64 = 40;
     const LONG: Duration = Duration::from_secs(1);
     let sentence = include_str!("../SECURITY.md");
-    let (_, most) = sentence.split_once("(at most ").expect("the sentence");
+    let (_, most) = sentence.split_once("costs at most ").expect("the sentence");
     let most: u64 = most.split(' ').next().unwrap().parse().expect("KiB");
     let peer = Peer::tls(|mut tls| {
         tls.get_ref().set_write_timeout(Some(LONG)).unwrap();
