@@ -1,6 +1,5 @@
 //! Tests of a launcher that cannot start more threads, because of RLIMIT_NPROC or a container's
-//! limit on pids, or that lacks memory or time. RLIMIT_NPROC does not apply to root, so the
-//! launcher runs as another user.
+//! limit on pids. RLIMIT_NPROC does not apply to root, so the launcher runs as another user.
 
 mod support;
 
@@ -14,8 +13,7 @@ use std::thread;
 
 use serde_json::Value;
 use start_stunnel::logging::{self, LevelFilter, LogFormat, LogSettings};
-use support::launcher::{HOLD_TWO, Launcher, logged, port_of};
-use support::pki::Certificate;
+use support::launcher::{HOLD_TWO, Launcher, logged};
 use support::resp::{Client, Reply};
 use support::servers::{Front, Server};
 use support::status::StatusPage;
@@ -133,55 +131,4 @@ fn a_panic_logs_one_line_and_later_panics_are_summarised() {
     let error = lines[0]["error"].as_str().unwrap();
     assert!(error.starts_with("start-stunnel has a defect at tests/threads.rs:"), "{error}");
     assert!(!log.contains("hunter2"), "{log}");
-}
-
-/// A URL of a port on which no program listens.
-const NOWHERE: &str = "rediss://127.0.0.1:1";
-
-/// Starts a launcher whose system calls strace changes, and makes one connection. Returns the
-/// launcher's log, or `None` if strace may not trace here.
-fn log_under_strace<const N: usize>(
-    options: [&str; N],
-    settings: &[(&str, &str)],
-) -> Option<String> {
-    let traced = behind("strace", options, &Launcher::holding(NOWHERE));
-    let mut running = traced.redis(NOWHERE).settings(settings).start();
-    let url = running.line();
-    if !url.is_empty() {
-        Client::open(port_of(&url)).reply().unwrap_err();
-    }
-    let log = running.finish().stderr;
-    if log.contains("not permitted") {
-        support::skip("strace may not trace a process here");
-        return None;
-    }
-    Some(log)
-}
-
-#[test]
-fn a_lack_of_memory_is_not_reported_as_a_network_failure() {
-    let options = ["-fqqo/dev/null", "-e", "inject=connect:error=ENOMEM"];
-    let Some(log) = log_under_strace(options, &[]) else { return };
-    assert_eq!(logged(&log, "connection-failed", "reason"), ["internal"], "{log}");
-    let errors = logged(&log, "connection-failed", "error");
-    assert_eq!(errors, ["TCP connection failed: Cannot allocate memory"], "{log}");
-}
-
-#[test]
-fn slow_set_up_of_tls_is_not_reported_as_a_name_lookup() {
-    let folder = tempfile::tempdir().unwrap();
-    let certificate = Certificate::self_signed(folder.path());
-    let roots = certificate.path();
-    // The launcher opens the file at its start, and again when it sets up OpenSSL.
-    let options = ["-fqqo/dev/null", "-P", roots, "-e", "inject=openat:delay_enter=2s"];
-    let settings = [
-        ("STUNNEL_VERIFY", "full"),
-        ("STUNNEL_SANDBOX", "off"),
-        ("STUNNEL_CONNECT_TIMEOUT", "200ms"),
-        ("SSL_CERT_FILE", roots),
-    ];
-    let Some(log) = log_under_strace(options, &settings) else { return };
-    assert_eq!(logged(&log, "connection-failed", "reason"), ["internal"], "{log}");
-    let errors = logged(&log, "connection-failed", "error");
-    assert_eq!(errors, ["OpenSSL failed: timed out"], "{log}");
 }

@@ -61,8 +61,7 @@ words! {
         TlsOther = "tls_other",
         /// The launcher or the system has no free file descriptor.
         Descriptors = "descriptors",
-        /// The system did not let the launcher start a thread for the name lookup or for setting up
-        /// TLS.
+        /// The system did not let the launcher start a thread for the name lookup.
         Threads = "threads",
         /// The app connection timed out in the queue of `--max-connections`.
         QueueTimeout = "queue_timeout",

@@ -27,8 +27,8 @@ pub enum Failure {
     Outage(Step, io::Error),
     /// A setting is wrong. The launcher answers the app's requests with a Redis error.
     Misconfigured(Misconfiguration),
-    /// OpenSSL failed or was not ready in time, for example because memory was short. The launcher
-    /// closes the app's connection without a Redis error, because the failure may be temporary.
+    /// OpenSSL failed, for example because memory was short. The launcher closes the app's
+    /// connection without a Redis error, because the failure may be temporary.
     Internal(io::Error),
     /// All connections that this limit allows were in use until the connect timeout expired.
     QueueTimeout(NonZeroUsize),
@@ -81,12 +81,6 @@ pub fn is_hang_up(error: &io::Error) -> bool {
 pub fn is_out_of_descriptors(error: &io::Error) -> bool {
     let code = error.raw_os_error();
     code == Some(Errno::EMFILE as i32) || code == Some(Errno::ENFILE as i32)
-}
-
-/// True if the error shows that the system has no memory for a socket.
-pub fn is_out_of_memory(error: &io::Error) -> bool {
-    let code = error.raw_os_error();
-    code == Some(Errno::ENOMEM as i32) || code == Some(Errno::ENOBUFS as i32)
 }
 
 /// True if the error shows that the system refused to start a thread, as [`crate::threads`]

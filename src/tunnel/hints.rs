@@ -5,7 +5,7 @@ use std::io;
 use std::net::IpAddr;
 
 use super::failure::{
-    Failure, Step, in_words, is_hang_up, is_out_of_descriptors, is_out_of_memory, is_out_of_threads,
+    Failure, Step, in_words, is_hang_up, is_out_of_descriptors, is_out_of_threads,
 };
 use super::{Tunnel, client_limit};
 use crate::figures::{Event, FailureReason};
@@ -17,10 +17,6 @@ pub const APP_SPEAKS_TLS: &str = "remove TLS from the client's settings: ssl=Tru
                                   {} (ioredis), socket.tls (node-redis), ssl: true and ssl_params \
                                   (Ruby), or remove the code that changes the URL back to \
                                   rediss://";
-
-/// The hint about a failure whose cause is neither a setting nor the server.
-const SHORT_OF_MEMORY: &str = "this machine may be short of memory or CPU time. If the machine has \
-                               enough of both, the error is a defect in start-stunnel or OpenSSL";
 
 /// The advice of `--check` if Redis does not answer a request.
 pub const NO_ANSWER: &str = "Redis may be down, starting or at its client limit, while the TLS \
@@ -68,13 +64,12 @@ impl Failure {
             Failure::Internal(error) | Failure::Outage(Step::LookUp, error)
                 if is_out_of_threads(error) =>
             {
-                let work = match self {
-                    Failure::Internal(_) => "setting up TLS",
-                    _ => "the name lookup",
-                };
                 Described::new(
                     FailureReason::Threads,
-                    format!("no thread is free for {work}: {error}", error = in_words(error)),
+                    format!(
+                        "no thread is free for the name lookup: {error}",
+                        error = in_words(error)
+                    ),
                     "raise the limit on processes and threads (ulimit -u, or the container's pids \
                      limit), or start fewer processes and threads",
                 )
@@ -82,7 +77,8 @@ impl Failure {
             Failure::Internal(error) => Described::new(
                 FailureReason::Internal,
                 format!("OpenSSL failed: {error}"),
-                SHORT_OF_MEMORY,
+                "this machine may be short of memory. If the machine has enough memory, the error \
+                 is a defect in start-stunnel or OpenSSL",
             ),
             Failure::Outage(step, error) => outage(*step, error, tunnel),
             Failure::Misconfigured(what) => misconfigured(what, tunnel),
@@ -107,7 +103,6 @@ fn outage(step: Step, error: &io::Error, tunnel: &Tunnel) -> Described {
             let hint = "raise the limit on open files (ulimit -Hn)".to_owned();
             (FailureReason::Descriptors, hint)
         }
-        _ if is_out_of_memory(error) => (FailureReason::Internal, SHORT_OF_MEMORY.to_owned()),
         (Step::LookUp, _) => {
             let hint = format!("check the host name in {variable} and the DNS resolver");
             (FailureReason::Dns, hint)

@@ -32,8 +32,6 @@ pub type Connected = (TlsStream<ReadAhead>, SocketAddr);
 /// # Errors
 /// Returns the reason why connecting failed.
 pub async fn connect(tunnel: &Tunnel, deadline: Instant) -> Result<Connected, Failure> {
-    let ready = timeout_at(deadline, tunnel.connector.prepare()).await;
-    ready.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(Failure::Internal)?;
     let mut step = Step::LookUp;
     let connected = timeout_at(deadline, take_steps(tunnel, &mut step)).await;
     connected.unwrap_or_else(|_| Err(Failure::timed_out(step)))
@@ -42,6 +40,7 @@ pub async fn connect(tunnel: &Tunnel, deadline: Instant) -> Result<Connected, Fa
 /// Performs the name lookup, the TCP connect and the TLS handshake. Sets `step` to the step that is
 /// running.
 async fn take_steps(tunnel: &Tunnel, step: &mut Step) -> Result<Connected, Failure> {
+    tunnel.connector.prepare().await.map_err(Failure::Internal)?;
     let addresses = look_up(tunnel).await?;
     *step = Step::Tcp;
     let connecting = tunnel.figures.hold(UpstreamState::Connecting);
