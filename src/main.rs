@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use anyhow::Context as _;
 use start_stunnel::configuration::cli::{Invocation, Task};
 use start_stunnel::configuration::{self, ConfigError, Configuration};
-use start_stunnel::environment::Environment;
+use start_stunnel::environment::{self, Environment};
 use start_stunnel::launch::Launch;
 use start_stunnel::listen;
 use start_stunnel::logging::{self, LogSettings};
@@ -53,7 +53,7 @@ fn run(invocation: Invocation) -> ExitOutcome {
     {
         announce::command_ignored(option);
     }
-    let environment = env::vars_os().collect();
+    let environment = environment::of_launcher();
     let is_disabled = configuration::is_disabled(&invocation, &environment);
     let log_for_errors = configuration::log_settings_for_errors(&invocation, &environment);
     match invocation.task {

@@ -136,17 +136,19 @@ fn environment_of_command(entries: &[&str]) -> Vec<String> {
 
 #[test]
 fn the_environment_keeps_order_duplicates_and_odd_entries() {
-    let url = "REDIS_URL=redis://h:6379";
-    let found = ["Z=1", "odd", url, "A=1", "A=2", url, "=x", "PATH=/usr/bin:/bin"];
-    let off = [&found[..], &["STUNNEL_ENABLED=off"]].concat();
+    let (first, second) = ("REDIS_URL=redis://h:6379/1", "REDIS_URL=redis://h:6379/2");
+    let found = ["Z=1", "odd", first, "A=1", "A=2", second, "=x", "PATH=/usr/bin:/bin"];
+    // The launcher also reads the first of several entries, as getenv(3) does.
+    let off = [&found[..], &["STUNNEL_ENABLED=off", "STUNNEL_ENABLED=on"]].concat();
     assert_eq!(environment_of_command(&off), off);
 
-    let on = [&found[..], &["STUNNEL_LISTEN_PORT=0"]].concat();
-    let command = environment_of_command(&on);
+    let settings = ["STUNNEL_LISTEN_PORT=0", "STUNNEL_LISTEN_PORT=bogus"];
+    let command = environment_of_command(&[&found[..], &settings].concat());
     let local = command[2].strip_prefix("REDIS_URL=redis://127.0.0.1:").unwrap();
+    assert!(local.ends_with("/1"), "{local}");
     let (url, copy) = (&command[2], format!("REDIS_URL_STUNNEL=redis://127.0.0.1:{local}"));
     let expected = ["Z=1", "odd", url, "A=1", "A=2", "=x", "PATH=/usr/bin:/bin"];
-    assert_eq!(command, [&expected[..], &["STUNNEL_LISTEN_PORT=0", &copy]].concat());
+    assert_eq!(command, [&expected[..], &settings, &[&copy]].concat());
 }
 
 #[test]
