@@ -230,16 +230,21 @@ fn a_signal_ends_the_drain_but_keeps_the_exit_status() {
     let server = Server::start(Front::Redis);
     let killed = "kill -USR1 $$; sleep 60";
     let others = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGCONT, libc::SIGUSR1];
+    // nohup(1) ignores SIGHUP, and a shell ignores SIGINT and SIGQUIT for a background job.
+    let (ignoring, ignored) =
+        ("trap '' HUP INT QUIT;", [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT]);
     // The signals `others` do not end the drain. On a dyno, SIGTERM is such a signal.
-    for (dyno, others, signal, end, code) in [
-        ("", &others[..], libc::SIGTERM, "exit 6", Some(6)),
-        ("", &others, libc::SIGINT, "exit 6", Some(6)),
-        ("", &others, libc::SIGQUIT, killed, None),
-        ("", &others, libc::SIGHUP, "exit 6", Some(6)),
-        ("web.1", &[libc::SIGTERM], libc::SIGINT, "exit 6", Some(6)),
+    for (dyno, scene, others, signal, end, code) in [
+        ("", "", &others[..], libc::SIGTERM, "exit 6", Some(6)),
+        ("", "", &others, libc::SIGINT, "exit 6", Some(6)),
+        ("", "", &others, libc::SIGQUIT, killed, None),
+        ("", "", &others, libc::SIGHUP, "exit 6", Some(6)),
+        ("", ignoring, &ignored, libc::SIGTERM, "exit 6", Some(6)),
+        ("web.1", "", &[libc::SIGTERM], libc::SIGINT, "exit 6", Some(6)),
     ] {
         let mut running = start_with_daemon(&server, end, |script| {
-            Launcher::new(["bash", "-c", script]).env("DYNO", dyno)
+            let scene = format!("{scene} exec {BINARY} bash -c \"$1\"");
+            Launcher::of("sh", ["-c", &scene, "sh", script]).env("DYNO", dyno)
         });
         let _daemon: i32 = running.line().parse().unwrap();
         let pid = running.pid();

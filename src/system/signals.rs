@@ -78,6 +78,18 @@ pub fn set_ignored(signal: Signal, ignored: bool) -> nix::Result<bool> {
     Ok(matches!(before, SigHandler::SigIgn))
 }
 
+/// Returns true if the kernel ignores `signal` for this process. This function does not need
+/// Rust's runtime.
+pub fn is_ignored(signal: Signal) -> bool {
+    // SAFETY: sigaction(2) writes only to `found`, and a sigaction that contains only zeroes is
+    // valid.
+    unsafe {
+        let mut found: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal as i32, std::ptr::null(), &mut found);
+        found.sa_sigaction == libc::SIG_IGN
+    }
+}
+
 /// True if SIGPIPE was ignored when the launcher started. The launcher stores the value before
 /// Rust's runtime starts, because Rust's runtime makes the process ignore SIGPIPE.
 static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
@@ -92,12 +104,9 @@ static BEFORE_MAIN: extern "C" fn() = record_startup_state;
 /// does not inherit a descriptor that this function opens. If this function did not open /dev/null,
 /// Rust's runtime would open it, and COMMAND would inherit the descriptor.
 extern "C" fn record_startup_state() {
-    // SAFETY: the system calls write only to `found`, and a sigaction that contains only zeroes is
-    // valid.
+    SIGPIPE_WAS_IGNORED.store(is_ignored(Signal::SIGPIPE), Ordering::Relaxed);
+    // SAFETY: the system calls write to no memory.
     unsafe {
-        let mut found: libc::sigaction = std::mem::zeroed();
-        libc::sigaction(libc::SIGPIPE, std::ptr::null(), &mut found);
-        SIGPIPE_WAS_IGNORED.store(found.sa_sigaction == libc::SIG_IGN, Ordering::Relaxed);
         for stream in 0..=2 {
             if libc::fcntl(stream, libc::F_GETFD) == -1 {
                 // open(2) returns `stream`, because `stream` is the lowest free descriptor.
