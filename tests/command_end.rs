@@ -10,7 +10,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::time::Instant;
 
 use nix::libc;
-use support::launcher::{BINARY, Launcher, Running, as_pid_1, logged, send_signal};
+use support::launcher::{BINARY, Launcher, Running, as_pid_1, logged, send_signal, with_mounted};
 use support::peer::Peer;
 use support::proc::{children, command_of, is_alive, state, wait_until_reaped};
 use support::resp::Reply;
@@ -142,12 +142,16 @@ fn a_pipe_ends_with_the_command_despite_leftover_processes() {
 
 #[test]
 fn a_command_that_closes_its_output_ends_the_pipe() {
-    let mut running = Launcher::script("echo last; exec >&-; exec cat >/dev/null").start();
-    let mut all = String::new();
-    running.stdout.as_mut().unwrap().read_to_string(&mut all).unwrap();
-    assert_eq!(all, "last\n", "the text in the pipe before its end");
-    assert!(is_alive(command_of(running.pid())));
-    assert_eq!(running.finish().code(), 0);
+    let empty = tempfile::tempdir().unwrap();
+    let words = ["sh", "-c", "echo last; exec >&-; read -r _; exit 3"];
+    let without_devices = with_mounted(empty.path(), "/dev", words);
+    for launcher in [Some(Launcher::new(words)), without_devices].into_iter().flatten() {
+        let mut running = launcher.start();
+        assert_eq!(running.line(), "last");
+        assert_eq!(running.line(), "", "the pipe has ended");
+        assert!(is_alive(command_of(running.pid())));
+        assert_eq!(running.finish().code(), 3);
+    }
 }
 
 #[test]

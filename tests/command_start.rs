@@ -7,7 +7,7 @@ use std::ffi::CString;
 use std::fs;
 use std::os::unix::process::CommandExt;
 
-use support::launcher::{BINARY, Launcher, logged};
+use support::launcher::{BINARY, Launcher, logged, with_mounted};
 use support::proc::core_limit;
 use support::servers::{Front, Server};
 use support::write_executable;
@@ -205,18 +205,22 @@ fn the_command_inherits_signal_masks_limits_and_descriptors() {
 
 #[test]
 fn closed_standard_streams_stay_closed_for_the_command() {
-    let folder = tempfile::tempdir().unwrap();
+    let (folder, empty) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let result = folder.path().join("result");
     for enabled in ["true", "false"] {
         let script = format!(
-            "exec {BINARY} sh -c \
+            "STUNNEL_ENABLED={enabled} exec {BINARY} sh -c \
              'for n in 0 1 2; do [ -e /proc/$$/fd/$n ] && echo $n; done >{}; true' <&- >&- 2>&-",
             result.display()
         );
-        let ended = Launcher::of("sh", ["-c", &script]).env("STUNNEL_ENABLED", enabled).run();
-        assert_eq!(ended.code(), 0);
-        // Only descriptor 1 exists, because the script writes its output to a file.
-        assert_eq!(fs::read_to_string(&result).unwrap(), "1\n", "enabled: {enabled}");
+        let shell = ["--enabled=no", "sh", "-c", &script];
+        let without_devices = with_mounted(empty.path(), "/dev", shell);
+        for launcher in [Some(Launcher::new(shell)), without_devices].into_iter().flatten() {
+            assert_eq!(launcher.run().code(), 0);
+            // Only descriptor 1 exists, because the script writes its output to a file.
+            assert_eq!(fs::read_to_string(&result).unwrap(), "1\n", "enabled: {enabled}");
+            fs::remove_file(&result).unwrap();
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::os::fd::{IntoRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::libc;
@@ -12,6 +13,8 @@ use nix::sys::signal::{SigHandler, SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpid};
 use tokio::io::unix::AsyncFd;
+
+use super::stream;
 
 /// A signal that the launcher has received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,18 +103,17 @@ static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
 #[unsafe(link_section = ".init_array")]
 static BEFORE_MAIN: extern "C" fn() = record_startup_state;
 
-/// Records whether SIGPIPE is ignored, and opens /dev/null for each closed standard stream. COMMAND
-/// does not inherit a descriptor that this function opens. If this function did not open /dev/null,
-/// Rust's runtime would open it, and COMMAND would inherit the descriptor.
+/// Records whether SIGPIPE is ignored, and opens a replacement for each closed standard stream.
+/// COMMAND does not inherit the replacements. Without a replacement, Rust's runtime would open
+/// /dev/null, and COMMAND would inherit the descriptor. If /dev/null is missing, Rust's runtime
+/// would abort.
 extern "C" fn record_startup_state() {
     SIGPIPE_WAS_IGNORED.store(is_ignored(Signal::SIGPIPE), Ordering::Relaxed);
-    // SAFETY: the system calls write to no memory.
-    unsafe {
-        for stream in 0..=2 {
-            if libc::fcntl(stream, libc::F_GETFD) == -1 {
-                // open(2) returns `stream`, because `stream` is the lowest free descriptor.
-                libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
-            }
+    for number in 0..=2 {
+        // SAFETY: F_GETFD writes to no memory.
+        if unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
+            // The replacement gets `number`, because `number` is the lowest free descriptor.
+            let _ = stream::closed().map(OwnedFd::into_raw_fd);
         }
     }
 }
