@@ -2,7 +2,6 @@
 //! launcher ends.
 
 use std::ffi::OsString;
-use std::io::{self, Write as _};
 
 use crate::configuration::{ConfigError, Plan, Settings, is_variable_name, options};
 use crate::exit;
@@ -10,6 +9,7 @@ use crate::figures::{Counts, Figures};
 use crate::listen::{Bound, wanted_port};
 use crate::logging::{err, notice, warning};
 use crate::names;
+use crate::output::{self, note};
 use crate::redis_url::Local;
 use crate::status;
 use crate::supervisor::{ExitOutcome, NotExecuted};
@@ -270,12 +270,7 @@ pub fn environment(plan: &Plan, bound: &Bound) -> anyhow::Result<u8> {
         note(&format!("start-stunnel: nothing to print: {}", names::NO_URL));
     }
     let text: String = plan.describe(&bound.locals).into_iter().map(|line| line + "\n").collect();
-    Ok(exit::print(&text, exit::SUCCESS)?)
-}
-
-/// Writes `line` to stderr. Ignores errors, because stderr may be closed.
-fn note(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+    Ok(output::print(&text, exit::SUCCESS)?)
 }
 
 /// Logs how COMMAND ended, and the total numbers of connections and bytes of all tunnels.

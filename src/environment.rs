@@ -1,10 +1,18 @@
-//! Looks up values in a copy of the launcher's environment variables.
+//! Copies the launcher's environment variables, and looks up values in the copy.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::ffi::{OsStr, OsString};
 
 /// The names and values of environment variables, sorted by name.
 pub type Environment = BTreeMap<OsString, OsString>;
+
+/// Returns a copy of the launcher's environment. If a variable occurs several times, the copy
+/// contains the first value, because getenv(3) returns the first value to COMMAND.
+pub fn of_launcher() -> Environment {
+    // `collect` keeps the last value of each variable.
+    env::vars_os().collect::<Vec<_>>().into_iter().rev().collect()
+}
 
 /// Returns the value of the variable `name`, or `None` if the variable is unset or empty.
 pub fn lookup<'a>(environment: &'a Environment, name: &str) -> Option<&'a OsStr> {

@@ -1,8 +1,6 @@
 //! Defines the exit codes of the launcher itself. After COMMAND has run, the launcher exits with
 //! COMMAND's exit code instead: see [`crate::supervisor::ExitOutcome`].
 
-use std::io::{self, Write as _};
-
 pub const SUCCESS: u8 = 0;
 /// The exit code if `--check` has found a tunnel that does not work.
 pub const CHECK_FAILED: u8 = 1;
@@ -22,16 +20,3 @@ pub const CONFIG: u8 = 78;
 pub const COMMAND_NOT_EXECUTABLE: u8 = 126;
 /// The exit code if COMMAND, or the interpreter that COMMAND needs, does not exist.
 pub const COMMAND_NOT_FOUND: u8 = 127;
-
-/// Writes `text` to stdout, and returns `code`. Ignores the error that stdout is a closed pipe,
-/// because users run commands such as `start-stunnel --check | head -1`.
-///
-/// # Errors
-/// Returns an error if stdout cannot be written.
-pub fn print(text: &str, code: u8) -> io::Result<u8> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
-        _ => Ok(code),
-    }
-}

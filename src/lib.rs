@@ -25,6 +25,7 @@
 pub mod environment;
 pub mod exit;
 pub mod names;
+pub mod output;
 pub mod sandbox;
 pub mod secret;
 pub mod system;

@@ -6,7 +6,7 @@
 //! `docs/operation.md` lists all events.
 
 use std::fmt;
-use std::io::{self, Stderr, Write};
+use std::io::{self, Write};
 use std::panic;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +22,7 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::sandbox;
+use crate::{output, sandbox};
 
 pub use tracing::{debug as info, error as err, info as notice, trace as debug, warn as warning};
 
@@ -65,11 +65,14 @@ const LOGGER: &str = "start-stunnel";
 /// start this thread.
 static THREAD: OnceLock<NonBlocking> = OnceLock::new();
 
+/// The number of log lines that [`THREAD`] could not write, because stderr is broken.
+static UNWRITTEN: AtomicU64 = AtomicU64::new(0);
+
 /// Returns the number of log lines that the launcher has dropped because stderr was not read in
-/// time.
+/// time, or because stderr is broken.
 pub fn dropped_lines() -> u64 {
-    let dropped = THREAD.get().map(NonBlocking::error_counter);
-    dropped.map_or(0, |dropped| dropped.dropped_lines() as u64)
+    let unread = THREAD.get().map_or(0, |thread| thread.error_counter().dropped_lines());
+    unread as u64 + UNWRITTEN.load(Ordering::Relaxed)
 }
 
 /// Starts to log events and panics. A separate thread writes the log. When the returned guard is
@@ -88,13 +91,13 @@ pub fn init(settings: LogSettings) -> Option<WorkerGuard> {
             .lossy(true)
             .buffered_lines_limit(MOST_WAITING_LINES)
             .thread_name("log")
-            .finish(SandboxedStderr(io::stderr()))
+            .finish(SandboxedStderr)
     });
     let (writer, guard) = match started {
         Ok((writer, guard)) => {
             (BoxMakeWriter::new(THREAD.get_or_init(|| writer).clone()), Some(guard))
         }
-        Err(_) => (BoxMakeWriter::new(io::stderr), None),
+        Err(_) => (BoxMakeWriter::new(output::stderr), None),
     };
     tracing_subscriber::fmt()
         .with_max_level(settings.level)
@@ -130,22 +133,24 @@ pub fn enter_sandbox() {
 
 /// The stderr of the thread that writes the log. This thread starts before COMMAND, but the sandbox
 /// begins only after COMMAND's start. So the thread calls [`sandbox::enter`] before each line.
-struct SandboxedStderr(Stderr);
+struct SandboxedStderr;
 
 impl Write for SandboxedStderr {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.write(line)
+        output::stderr().write(line)
     }
 
     fn write_all(&mut self, line: &[u8]) -> io::Result<()> {
         if let Err(error) = sandbox::enter() {
             warning!(at = "sandbox-failed", error = %error);
         }
-        self.0.write_all(line)
+        output::stderr().write_all(line).inspect_err(|_| {
+            UNWRITTEN.fetch_add(1, Ordering::Relaxed);
+        })
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        output::stderr().flush()
     }
 }
 

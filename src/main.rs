@@ -9,12 +9,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use anyhow::Context as _;
 use start_stunnel::configuration::cli::{Invocation, Task};
 use start_stunnel::configuration::{self, ConfigError, Configuration};
-use start_stunnel::environment::Environment;
+use start_stunnel::environment::{self, Environment};
 use start_stunnel::launch::Launch;
 use start_stunnel::listen;
 use start_stunnel::logging::{self, LogSettings};
 use start_stunnel::supervisor::{self, CommandEnvironment, ExitOutcome, Inherited};
-use start_stunnel::{announce, check, exit, status, tls};
+use start_stunnel::{announce, check, exit, output, status, tls};
 
 /// The memory allocator of the program. C code such as OpenSSL uses this allocator, too, because of
 /// the crate's feature `override`.
@@ -28,10 +28,21 @@ const SHIM: &str = include_str!("shim.sh");
 
 fn main() {
     let outcome = match Invocation::parse_from(env::args_os()) {
-        Err(error) => error.exit(),
+        Err(error) => show(&error),
         Ok(invocation) => run(invocation),
     };
     outcome.end_launcher()
+}
+
+/// Prints clap's help, version or error, and returns the outcome with which the launcher must end.
+/// clap itself would lose a part of the text if the stream is non-blocking.
+fn show(message: &clap::Error) -> ExitOutcome {
+    let text = message.render().to_string();
+    if message.use_stderr() {
+        output::note(text.trim_end());
+        return ExitOutcome::Exited(message.exit_code());
+    }
+    printed(output::print(&text, exit::SUCCESS).map_err(Into::into))
 }
 
 /// Performs the task that the command line selects, and returns the outcome with which the launcher
@@ -42,7 +53,7 @@ fn run(invocation: Invocation) -> ExitOutcome {
     {
         announce::command_ignored(option);
     }
-    let environment = env::vars_os().collect();
+    let environment = environment::of_launcher();
     let is_disabled = configuration::is_disabled(&invocation, &environment);
     let log_for_errors = configuration::log_settings_for_errors(&invocation, &environment);
     match invocation.task {
@@ -125,7 +136,7 @@ fn prepare(invocation: Invocation, environment: &Environment) -> Result<(Work, L
 /// Returns the outcome of a task that prints to stdout and writes no log.
 fn printed(code: anyhow::Result<u8>) -> ExitOutcome {
     exit_with(code.unwrap_or_else(|error| {
-        eprintln!("start-stunnel: {error:#}");
+        output::note(&format!("start-stunnel: {error:#}"));
         exit::INTERNAL_ERROR
     }))
 }
@@ -133,5 +144,5 @@ fn printed(code: anyhow::Result<u8>) -> ExitOutcome {
 fn print_shim() -> anyhow::Result<u8> {
     let install_from = concat!("install_from='", env!("CARGO_PKG_REPOSITORY"), "'");
     let shim = SHIM.replacen("install_from=''", install_from, 1);
-    exit::print(&shim, exit::SUCCESS).context("could not write the shim")
+    output::print(&shim, exit::SUCCESS).context("could not write the shim")
 }

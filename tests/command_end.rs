@@ -10,7 +10,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::time::Instant;
 
 use nix::libc;
-use support::launcher::{BINARY, Launcher, Running, as_pid_1, logged, send_signal};
+use support::launcher::{BINARY, Launcher, Running, as_pid_1, logged, send_signal, with_mounted};
 use support::peer::Peer;
 use support::proc::{children, command_of, is_alive, state, wait_until_reaped};
 use support::resp::Reply;
@@ -142,12 +142,16 @@ fn a_pipe_ends_with_the_command_despite_leftover_processes() {
 
 #[test]
 fn a_command_that_closes_its_output_ends_the_pipe() {
-    let mut running = Launcher::script("echo last; exec >&-; exec cat >/dev/null").start();
-    let mut all = String::new();
-    running.stdout.as_mut().unwrap().read_to_string(&mut all).unwrap();
-    assert_eq!(all, "last\n", "the text in the pipe before its end");
-    assert!(is_alive(command_of(running.pid())));
-    assert_eq!(running.finish().code(), 0);
+    let empty = tempfile::tempdir().unwrap();
+    let words = ["sh", "-c", "echo last; exec >&-; read -r _; exit 3"];
+    let without_devices = with_mounted(empty.path(), "/dev", words);
+    for launcher in [Some(Launcher::new(words)), without_devices].into_iter().flatten() {
+        let mut running = launcher.start();
+        assert_eq!(running.line(), "last");
+        assert_eq!(running.line(), "", "the pipe has ended");
+        assert!(is_alive(command_of(running.pid())));
+        assert_eq!(running.finish().code(), 3);
+    }
 }
 
 #[test]
@@ -230,16 +234,21 @@ fn a_signal_ends_the_drain_but_keeps_the_exit_status() {
     let server = Server::start(Front::Redis);
     let killed = "kill -USR1 $$; sleep 60";
     let others = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGCONT, libc::SIGUSR1];
+    // nohup(1) ignores SIGHUP, and a shell ignores SIGINT and SIGQUIT for a background job.
+    let (ignoring, ignored) =
+        ("trap '' HUP INT QUIT;", [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT]);
     // The signals `others` do not end the drain. On a dyno, SIGTERM is such a signal.
-    for (dyno, others, signal, end, code) in [
-        ("", &others[..], libc::SIGTERM, "exit 6", Some(6)),
-        ("", &others, libc::SIGINT, "exit 6", Some(6)),
-        ("", &others, libc::SIGQUIT, killed, None),
-        ("", &others, libc::SIGHUP, "exit 6", Some(6)),
-        ("web.1", &[libc::SIGTERM], libc::SIGINT, "exit 6", Some(6)),
+    for (dyno, scene, others, signal, end, code) in [
+        ("", "", &others[..], libc::SIGTERM, "exit 6", Some(6)),
+        ("", "", &others, libc::SIGINT, "exit 6", Some(6)),
+        ("", "", &others, libc::SIGQUIT, killed, None),
+        ("", "", &others, libc::SIGHUP, "exit 6", Some(6)),
+        ("", ignoring, &ignored, libc::SIGTERM, "exit 6", Some(6)),
+        ("web.1", "", &[libc::SIGTERM], libc::SIGINT, "exit 6", Some(6)),
     ] {
         let mut running = start_with_daemon(&server, end, |script| {
-            Launcher::new(["bash", "-c", script]).env("DYNO", dyno)
+            let scene = format!("{scene} exec {BINARY} bash -c \"$1\"");
+            Launcher::of("sh", ["-c", &scene, "sh", script]).env("DYNO", dyno)
         });
         let _daemon: i32 = running.line().parse().unwrap();
         let pid = running.pid();

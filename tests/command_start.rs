@@ -7,7 +7,7 @@ use std::ffi::CString;
 use std::fs;
 use std::os::unix::process::CommandExt;
 
-use support::launcher::{BINARY, Launcher, logged};
+use support::launcher::{BINARY, Launcher, logged, with_mounted};
 use support::proc::core_limit;
 use support::servers::{Front, Server};
 use support::write_executable;
@@ -136,17 +136,19 @@ fn environment_of_command(entries: &[&str]) -> Vec<String> {
 
 #[test]
 fn the_environment_keeps_order_duplicates_and_odd_entries() {
-    let url = "REDIS_URL=redis://h:6379";
-    let found = ["Z=1", "odd", url, "A=1", "A=2", url, "=x", "PATH=/usr/bin:/bin"];
-    let off = [&found[..], &["STUNNEL_ENABLED=off"]].concat();
+    let (first, second) = ("REDIS_URL=redis://h:6379/1", "REDIS_URL=redis://h:6379/2");
+    let found = ["Z=1", "odd", first, "A=1", "A=2", second, "=x", "PATH=/usr/bin:/bin"];
+    // The launcher also reads the first of several entries, as getenv(3) does.
+    let off = [&found[..], &["STUNNEL_ENABLED=off", "STUNNEL_ENABLED=on"]].concat();
     assert_eq!(environment_of_command(&off), off);
 
-    let on = [&found[..], &["STUNNEL_LISTEN_PORT=0"]].concat();
-    let command = environment_of_command(&on);
+    let settings = ["STUNNEL_LISTEN_PORT=0", "STUNNEL_LISTEN_PORT=bogus"];
+    let command = environment_of_command(&[&found[..], &settings].concat());
     let local = command[2].strip_prefix("REDIS_URL=redis://127.0.0.1:").unwrap();
+    assert!(local.ends_with("/1"), "{local}");
     let (url, copy) = (&command[2], format!("REDIS_URL_STUNNEL=redis://127.0.0.1:{local}"));
     let expected = ["Z=1", "odd", url, "A=1", "A=2", "=x", "PATH=/usr/bin:/bin"];
-    assert_eq!(command, [&expected[..], &["STUNNEL_LISTEN_PORT=0", &copy]].concat());
+    assert_eq!(command, [&expected[..], &settings, &[&copy]].concat());
 }
 
 #[test]
@@ -203,18 +205,22 @@ fn the_command_inherits_signal_masks_limits_and_descriptors() {
 
 #[test]
 fn closed_standard_streams_stay_closed_for_the_command() {
-    let folder = tempfile::tempdir().unwrap();
+    let (folder, empty) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let result = folder.path().join("result");
     for enabled in ["true", "false"] {
         let script = format!(
-            "exec {BINARY} sh -c \
+            "STUNNEL_ENABLED={enabled} exec {BINARY} sh -c \
              'for n in 0 1 2; do [ -e /proc/$$/fd/$n ] && echo $n; done >{}; true' <&- >&- 2>&-",
             result.display()
         );
-        let ended = Launcher::of("sh", ["-c", &script]).env("STUNNEL_ENABLED", enabled).run();
-        assert_eq!(ended.code(), 0);
-        // Only descriptor 1 exists, because the script writes its output to a file.
-        assert_eq!(fs::read_to_string(&result).unwrap(), "1\n", "enabled: {enabled}");
+        let shell = ["--enabled=no", "sh", "-c", &script];
+        let without_devices = with_mounted(empty.path(), "/dev", shell);
+        for launcher in [Some(Launcher::new(shell)), without_devices].into_iter().flatten() {
+            assert_eq!(launcher.run().code(), 0);
+            // Only descriptor 1 exists, because the script writes its output to a file.
+            assert_eq!(fs::read_to_string(&result).unwrap(), "1\n", "enabled: {enabled}");
+            fs::remove_file(&result).unwrap();
+        }
     }
 }
 

@@ -9,7 +9,9 @@ use std::process::{Command, Stdio};
 
 use support::launcher::{BINARY, Launcher, logged, with_mounted};
 use support::pki::{Authority, Certificate};
+use support::proc::state;
 use support::servers::Server;
+use support::{full_pipe, wait_until};
 
 fn run_binary(words: &[&str]) -> (i32, String, String) {
     let output = Command::new(BINARY).args(words).env_clear().output().unwrap();
@@ -234,6 +236,27 @@ fn check_and_print_env_warn_that_they_ignore_command() {
         assert!(!ended.stderr.contains("hunter2"));
         let alone = Launcher::new([option]).redis("redis://127.0.0.1:1").run();
         assert!(!alone.stderr.contains("ignored"), "{option}: {}", alone.stderr);
+    }
+}
+
+#[test]
+fn a_full_non_blocking_pipe_gets_the_whole_output() {
+    for words in [
+        &["--help"][..],
+        &["--no-such-option"],
+        &["--print-shim"],
+        &["--print-env"],
+        &["--print-env", "true"],
+    ] {
+        let expected = Launcher::new(words).run();
+        let (reader, writer) = full_pipe();
+        let mut launcher = Launcher::new(words);
+        launcher.command.stdout(writer.try_clone().unwrap()).stderr(writer);
+        let running = launcher.start();
+        wait_until("the launcher waits or has ended", || state(running.pid()) != 'R');
+        let output = std::io::read_to_string(reader).unwrap();
+        assert_eq!(output.trim_start(), expected.stdout.clone() + &expected.stderr, "{words:?}");
+        assert_eq!(running.finish().code(), expected.code(), "{words:?}");
     }
 }
 

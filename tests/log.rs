@@ -2,10 +2,12 @@
 
 mod support;
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 
 use support::launcher::{Launcher, logged};
 use support::servers::{Front, PASSWORD, Server};
+use support::{full_pipe, wait_until};
 
 #[test]
 fn the_debug_log_contains_no_user_name_and_no_password() {
@@ -118,4 +120,38 @@ fn every_line_names_start_stunnel_as_its_logger() {
             assert!(log.lines().all(|line| line.contains(mark)), "{log}");
         }
     }
+}
+
+/// The name of an event in a log line.
+fn event(line: &str) -> &str {
+    line.split_once(" at=").expect("an event").1.split(' ').next().unwrap()
+}
+
+#[test]
+fn a_full_non_blocking_stderr_loses_no_line() {
+    let (reader, writer) = full_pipe();
+    // The line `not-tunnelled` contains this name twice, so the line is longer than a pipe.
+    let name = format!("URL_{}", "X".repeat(50_000));
+    let mut launcher = Launcher::holding("redis://h").env(&name, "redis://other");
+    launcher.command.stderr(writer);
+    let held = launcher.start_held();
+    let log = std::thread::spawn(move || io::read_to_string(reader).unwrap());
+    assert_eq!(held.finish().code(), 0);
+    wait_until("all writers have closed stderr", || log.is_finished());
+    let log = log.join().unwrap();
+    let events: Vec<&str> = log.trim_start().lines().map(event).collect();
+    assert_eq!(events, ["not-tunnelled", "tunnel-up", "not-authenticated", "command-ended"]);
+    assert_eq!(logged(&log, "not-tunnelled", "vars"), [name]);
+}
+
+#[test]
+fn lines_that_stderr_refuses_count_as_dropped() {
+    let mut launcher = Launcher::holding("redis://h").env("STUNNEL_STATUS_ADDRESS", "0");
+    launcher.command.stderr(File::options().write(true).open("/dev/full").unwrap());
+    let held = launcher.start_held();
+    let page = held.page();
+    wait_until("tunnel-up, status-up and not-authenticated are counted", || {
+        page.metric("start_stunnel_log_lines_dropped_total") == Some(3.0)
+    });
+    assert_eq!(held.finish().code(), 0);
 }

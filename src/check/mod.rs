@@ -11,6 +11,7 @@ use crate::configuration::{Plan, Settings};
 use crate::exit;
 use crate::logging::{LogFormat, err};
 use crate::names;
+use crate::output;
 use crate::sandbox::{Rights, SandboxMode};
 use render::{Paint, as_json, as_table, paragraph};
 use report::{Report, Subject};
@@ -50,7 +51,7 @@ pub fn run(plan: Plan, settings: &Settings) -> anyhow::Result<u8> {
             .collect(),
         LogFormat::Logfmt => tables(&reports, &untouched, &notes),
     };
-    Ok(exit::print(&text, code)?)
+    Ok(output::print(&text, code)?)
 }
 
 fn tables(reports: &[(Subject, Report)], untouched: &str, notes: &[(String, String)]) -> String {

@@ -15,6 +15,7 @@ use super::server::WELL;
 use crate::exit;
 use crate::logging::LogFormat;
 use crate::names;
+use crate::output;
 use crate::text::is_unprintable;
 
 /// The file in which the kernel lists all Unix sockets (proc_net(5)).
@@ -61,7 +62,7 @@ pub fn run(format: LogFormat, switched_off: bool) -> anyhow::Result<u8> {
             texts.join("\n")
         }
     };
-    Ok(exit::print(&text, code)?)
+    Ok(output::print(&text, code)?)
 }
 
 /// Returns the pid of each launcher, and the name of the launcher's socket.

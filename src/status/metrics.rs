@@ -141,7 +141,7 @@ const LAUNCHER: &[Metric<StatusReport>] = metrics! { r:
     Gauge event_loop_lag_seconds
         "Time that a task had to wait for the launcher's thread, measured during this scrape"
         = number(r.loop_lag.as_secs_f64());
-    Counter log_lines_dropped "Log lines dropped because stderr was not read in time"
+    Counter log_lines_dropped "Log lines dropped because stderr was not read in time or is broken"
         = whole(logging::dropped_lines());
     Info build "The launcher's version" = info(&[("version", env!("CARGO_PKG_VERSION"))]);
 };

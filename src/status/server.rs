@@ -3,8 +3,8 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,8 +106,8 @@ pub async fn serve(page: StatusListener, status: Arc<Status>) {
     }
 }
 
-fn open_reserve() -> Option<File> {
-    File::open("/dev/null").ok()
+fn open_reserve() -> Option<OwnedFd> {
+    io::stderr().as_fd().try_clone_to_owned().ok()
 }
 
 /// Closes the oldest connection if [`MAX_CONNECTIONS`] connections are open. The client of the

@@ -2,8 +2,6 @@
 
 use std::env;
 use std::ffi::{CString, OsStr, OsString};
-use std::fs::File;
-use std::io;
 use std::mem;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -16,7 +14,7 @@ use super::environment::CommandEnvironment;
 use super::not_executed::{self, NotExecuted};
 use crate::system::inherited::Inherited;
 use crate::system::process::{Placement, Program};
-use crate::system::signals;
+use crate::system::{signals, stream};
 
 /// The folders in which execvp(3) searches for a program if the variable PATH is unset.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
@@ -50,16 +48,15 @@ pub fn spawn(
     Ok(Child { pid, placement, missed })
 }
 
-/// Replaces the launcher's own stdin and stdout by /dev/null. If the launcher kept a pipe open, the
-/// process at the pipe's other end could not notice when COMMAND closes the pipe.
+/// Closes the launcher's own stdin and stdout. If the launcher kept a pipe open, the process at the
+/// pipe's other end could not notice when COMMAND closes the pipe.
 ///
 /// # Errors
-/// Returns the error of open(2) or dup2(2).
-pub fn close_own_streams() -> io::Result<()> {
-    let nothing = File::options().read(true).write(true).open("/dev/null")?;
-    dup2_stdin(&nothing)?;
-    dup2_stdout(&nothing)?;
-    Ok(())
+/// Returns the error of pipe2(2) or dup2(2).
+pub fn close_own_streams() -> nix::Result<()> {
+    let closed = stream::closed()?;
+    dup2_stdin(&closed)?;
+    dup2_stdout(&closed)
 }
 
 /// Replaces the launcher by COMMAND, so that COMMAND runs in the same process with the same pid.

@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use nix::unistd::getpid;
 
-use crate::system::signals::Received;
+use crate::system::signals::{Received, is_ignored};
 
 /// The signals that end a drain early, before COMMAND's last bytes are sent.
 const CUTTING_SIGNALS: [Signal; 4] =
@@ -44,10 +44,12 @@ impl Forwarding {
         self.leaves_sigterm && received.is(Signal::SIGTERM)
     }
 
-    /// Returns true if the signal `received` ends the drain early. On a Heroku dyno, SIGTERM does
-    /// not end the drain, because the dyno manager may send SIGTERM again while the launcher sends
-    /// the last bytes of COMMAND, which has ended.
+    /// Returns true if the signal `received` ends the drain early. A signal that was ignored when
+    /// the launcher started does not end the drain, for example SIGHUP under nohup(1). On a Heroku
+    /// dyno, SIGTERM does not end the drain, because the dyno manager may send SIGTERM again while
+    /// the launcher sends the last bytes of COMMAND, which has ended.
     pub fn cuts_drain(self, received: Received) -> bool {
-        received.one_of(&CUTTING_SIGNALS).is_some() && !self.leaves(received)
+        let cutting = received.one_of(&CUTTING_SIGNALS);
+        cutting.is_some_and(|signal| !is_ignored(signal)) && !self.leaves(received)
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! | signal | starts | runs | is stopped | has ended (drain) |
 //! | --- | --- | --- | --- | --- |
-//! | HUP INT QUIT TERM | forwards later | forwards | forwards | cuts the drain |
+//! | HUP INT QUIT TERM | forwards later | forwards | forwards | cuts the drain, unless ignored |
 //! | TSTP TTIN TTOU | forwards later | forwards, stops with COMMAND | forwards | ignores |
 //! | CONT | forwards later | forwards | continues COMMAND | ignores |
 //! | CHLD | reaps orphans | reaps, checks COMMAND | reaps, checks COMMAND | reaps orphans |

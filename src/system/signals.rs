@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::os::fd::{IntoRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::libc;
@@ -12,6 +13,8 @@ use nix::sys::signal::{SigHandler, SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpid};
 use tokio::io::unix::AsyncFd;
+
+use super::stream;
 
 /// A signal that the launcher has received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +81,18 @@ pub fn set_ignored(signal: Signal, ignored: bool) -> nix::Result<bool> {
     Ok(matches!(before, SigHandler::SigIgn))
 }
 
+/// Returns true if the kernel ignores `signal` for this process. This function does not need
+/// Rust's runtime.
+pub fn is_ignored(signal: Signal) -> bool {
+    // SAFETY: sigaction(2) writes only to `found`, and a sigaction that contains only zeroes is
+    // valid.
+    unsafe {
+        let mut found: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal as i32, std::ptr::null(), &mut found);
+        found.sa_sigaction == libc::SIG_IGN
+    }
+}
+
 /// True if SIGPIPE was ignored when the launcher started. The launcher stores the value before
 /// Rust's runtime starts, because Rust's runtime makes the process ignore SIGPIPE.
 static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
@@ -88,21 +103,17 @@ static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
 #[unsafe(link_section = ".init_array")]
 static BEFORE_MAIN: extern "C" fn() = record_startup_state;
 
-/// Records whether SIGPIPE is ignored, and opens /dev/null for each closed standard stream. COMMAND
-/// does not inherit a descriptor that this function opens. If this function did not open /dev/null,
-/// Rust's runtime would open it, and COMMAND would inherit the descriptor.
+/// Records whether SIGPIPE is ignored, and opens a replacement for each closed standard stream.
+/// COMMAND does not inherit the replacements. Without a replacement, Rust's runtime would open
+/// /dev/null, and COMMAND would inherit the descriptor. If /dev/null is missing, Rust's runtime
+/// would abort.
 extern "C" fn record_startup_state() {
-    // SAFETY: the system calls write only to `found`, and a sigaction that contains only zeroes is
-    // valid.
-    unsafe {
-        let mut found: libc::sigaction = std::mem::zeroed();
-        libc::sigaction(libc::SIGPIPE, std::ptr::null(), &mut found);
-        SIGPIPE_WAS_IGNORED.store(found.sa_sigaction == libc::SIG_IGN, Ordering::Relaxed);
-        for stream in 0..=2 {
-            if libc::fcntl(stream, libc::F_GETFD) == -1 {
-                // open(2) returns `stream`, because `stream` is the lowest free descriptor.
-                libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
-            }
+    SIGPIPE_WAS_IGNORED.store(is_ignored(Signal::SIGPIPE), Ordering::Relaxed);
+    for number in 0..=2 {
+        // SAFETY: F_GETFD writes to no memory.
+        if unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
+            // The replacement gets `number`, because `number` is the lowest free descriptor.
+            let _ = stream::closed().map(OwnedFd::into_raw_fd);
         }
     }
 }

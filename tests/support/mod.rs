@@ -19,7 +19,7 @@ pub mod status;
 pub mod tool;
 
 use std::fs::{self, Permissions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, PipeReader, PipeWriter, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -30,6 +30,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{SigHandler, Signal};
 
 /// The time limit of each wait in a test. If one of the launcher's timeouts must not expire during
@@ -153,6 +154,15 @@ pub fn rest(stream: &mut impl Read) -> (Vec<u8>, Option<ErrorKind>) {
     let mut all = Vec::new();
     let error = stream.read_to_end(&mut all).err().map(|error| error.kind());
     (all, error)
+}
+
+/// A full pipe. If its writers write, they get an error instead of waiting (O_NONBLOCK). The pipe
+/// contains only newlines.
+pub fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    while writer.write(b"\n").is_ok() {}
+    (reader, writer)
 }
 
 /// Makes the kernel send a TCP reset when this stream is closed.
