@@ -7,13 +7,13 @@ use std::io::Read;
 use std::thread;
 
 use openssl::ssl::SslVersion;
-use support::eventually;
 use support::launcher::{Launcher, logged};
 use support::peer::{Peer, acceptor};
 use support::resp::Reply;
 use support::scripted::{converse, redis};
 use support::servers::{FRONTS, Front, PASSWORD, Server, accepted, connections};
 use support::status::StatusPage;
+use support::{eventually, wait_until};
 
 const LIMIT: &str = "STUNNEL_MAX_CONNECTIONS";
 const TIMEOUT: &str = "STUNNEL_CONNECT_TIMEOUT";
@@ -50,6 +50,40 @@ fn waiting_apps_are_served_in_order() {
         let made = accepted(&mut direct) - before;
         assert_eq!(made, if pool == "on" { 2 } else { 8 }, "{front:?}");
         drop(busy);
+        let log = held.finish().stderr;
+        assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "{log}");
+    }
+}
+
+#[test]
+fn a_connection_that_redis_closed_frees_its_slot_at_once() {
+    for (front, pool) in FRONTS.into_iter().flat_map(|front| [(front, "off"), (front, "on")]) {
+        let server = Server::start(front);
+        let mut direct = server.direct();
+        let settings = [(LIMIT, "2"), (POOL, pool), ("STUNNEL_STATUS_ADDRESS", "0")];
+        let held = Launcher::hold_with(&server.url(), &settings);
+        let page = held.page();
+        let mut dead = [held.client(), held.client()];
+        direct.ask(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        // Like the pool of a client library, the app keeps its side of both connections open.
+        wait_until("no connection counts", || page.upstream("relaying") == 0.0);
+        let mut next = vec![held.client(), held.client()];
+        let mut late = held.open();
+        late.send(&["PING"]);
+        let count = |name| page.of_tunnel(name, "").unwrap();
+        wait_until("the third app waits", || count("connections_waiting") == 1.0);
+        for app in &mut dead {
+            assert!(app.reply().is_err(), "the app sees the close");
+            assert!(app.try_ask(&["PING"]).is_err(), "the app's request is lost");
+        }
+        drop(dead);
+        wait_until("the dead connections end", || count("connections_open") == 3.0);
+        assert!(next.iter_mut().all(|app| app.ask(&["ECHO", "2"]) == Reply::bulk("2")));
+        let places = (connections(&mut direct), count("connections_waiting"));
+        assert_eq!(places, (2, 1.0), "each slot was freed once ({front:?}, pool {pool})");
+        drop(next.pop());
+        assert!(late.reply().is_ok());
+        drop((next, late));
         let log = held.finish().stderr;
         assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "{log}");
     }

@@ -25,7 +25,7 @@ use start_stunnel::redis_url::{Local, RedisUrl};
 use start_stunnel::status::{HostCheck, Status, serve_connection};
 use start_stunnel::tls::Pin as KeyPin;
 use start_stunnel::tls::pem::{self, ClientIdentity};
-use start_stunnel::tunnel::relay::{App, Relay, RelayEnd, Side};
+use start_stunnel::tunnel::relay::{App, Redis, Relay, RelayEnd, Side};
 use start_stunnel::tunnel::tap::NoTap;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, duplex};
 use tokio::time::Instant;
@@ -366,6 +366,10 @@ impl App for Mock {
     fn broken_off(&mut self) -> Option<io::Error> {
         None
     }
+}
+
+impl Redis for Mock {
+    fn note_end(&mut self) {}
 }
 
 /// Relays between two mocks. The input consists of four scripts, separated by `|`: the reads and

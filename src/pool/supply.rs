@@ -87,7 +87,7 @@ async fn renew(
     addresses: &[SocketAddr],
     deadline: Instant,
 ) -> Result<(), Unfit> {
-    kept.slot().note_new_user();
+    kept.note_new_user();
     kept.set_state(UpstreamState::Connecting);
     if !leads_to(kept, addresses) {
         return Err(Unfit::Outdated);

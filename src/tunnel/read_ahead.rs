@@ -53,7 +53,7 @@ pub struct ReadAhead {
     /// handshake, because OpenSSL itself limits the records of a handshake.
     silent: Option<Silent>,
     /// A guard that counts the connection in the figures until the guard is dropped.
-    pub held: Held,
+    pub held: Option<Held>,
 }
 
 /// The numbers of TLS records without data for the app, and of OpenSSL's answers to such records.
@@ -157,7 +157,8 @@ struct Buffered {
 impl ReadAhead {
     /// Wraps a new TCP stream. The stream sets `heard` when the server sends its first byte.
     pub fn new(tcp: TcpStream, held: Held, heard: Heard) -> ReadAhead {
-        ReadAhead { tcp, ahead: None, records: Records::default(), heard, silent: None, held }
+        let (records, held) = (Records::default(), Some(held));
+        ReadAhead { tcp, ahead: None, records, heard, silent: None, held }
     }
 
     /// Starts a new count of records without data for the app. The caller must call this function

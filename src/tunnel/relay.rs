@@ -39,6 +39,13 @@ pub trait App: Stream {
     fn broken_off(&mut self) -> Option<io::Error>;
 }
 
+/// The stream of a connection to Redis.
+pub trait Redis: Stream {
+    /// Notes that Redis has ended its side. Redis never half-closes, so Redis no longer has the
+    /// connection. The relay may still write to this stream, because other servers may half-close.
+    fn note_end(&mut self);
+}
+
 /// One of the two sides between which a relay moves bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -105,7 +112,7 @@ impl<'a, A, R, T: Tap> Relay<'a, A, R, T> {
     }
 }
 
-impl<A: App, R: Stream, T: Tap> Future for Relay<'_, A, R, T> {
+impl<A: App, R: Redis, T: Tap> Future for Relay<'_, A, R, T> {
     type Output = RelayEnd;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<RelayEnd> {
@@ -127,7 +134,7 @@ impl<A: App, R: Stream, T: Tap> Future for Relay<'_, A, R, T> {
     }
 }
 
-impl<A: App, R: Stream, T: Tap> Relay<'_, A, R, T> {
+impl<A: App, R: Redis, T: Tap> Relay<'_, A, R, T> {
     /// Moves bytes from the app to Redis. Returns the reason if the relay has ended.
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Option<RelayEnd> {
         loop {
@@ -152,6 +159,7 @@ impl<A: App, R: Stream, T: Tap> Relay<'_, A, R, T> {
             if let Err(error) = end {
                 return Some(RelayEnd::Reset(Side::Redis, error));
             }
+            self.redis.note_end();
             self.redis_ended_first |= matches!(self.up.state, State::Open);
             // If writing to Redis has failed, the app must see a reset. Reading from Redis may
             // nevertheless find a clean end, because a socket reports its error only once.

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::limit::Slot;
 use super::read_ahead::{ReadAhead, endless};
+use super::relay::Redis;
 use crate::figures::UpstreamState;
 use crate::tls::{TlsStream, is_unannounced_close};
 
@@ -26,8 +27,9 @@ const READINESS_TRIES: usize = 4;
 #[derive(Debug)]
 pub struct TlsUpstream {
     tls: TlsStream<ReadAhead>,
-    /// The slot of `--max-connections` that the connection holds.
-    slot: Slot,
+    /// The slot of `--max-connections` that the connection holds, or `None` after Redis has ended a
+    /// relay's connection.
+    slot: Option<Slot>,
     pub address: SocketAddr,
     pub made: Instant,
     /// True if OpenSSL has no more bytes for the app. In this case, the launcher does not call
@@ -37,25 +39,36 @@ pub struct TlsUpstream {
 }
 
 impl TlsUpstream {
-    pub fn new(mut tls: TlsStream<ReadAhead>, slot: Slot, address: SocketAddr) -> TlsUpstream {
-        tls.get_mut().held.set_state(UpstreamState::Relaying);
-        let (exhausted, close_notify_sent, made) = (false, false, Instant::now());
-        TlsUpstream { tls, slot, address, made, exhausted, close_notify_sent }
+    pub fn new(tls: TlsStream<ReadAhead>, slot: Slot, address: SocketAddr) -> TlsUpstream {
+        let (slot, made) = (Some(slot), Instant::now());
+        let (exhausted, close_notify_sent) = (false, false);
+        let mut new = TlsUpstream { tls, slot, address, made, exhausted, close_notify_sent };
+        new.set_state(UpstreamState::Relaying);
+        new
     }
 
     /// Closes the connection, and returns its slot, which another connection can use.
+    ///
+    /// # Panics
+    /// If Redis has ended the connection while a relay used it.
     pub fn into_slot(self) -> Slot {
-        self.slot.note_closed();
-        self.slot
+        let slot = self.slot.expect("Redis has not ended the connection");
+        slot.note_closed();
+        slot
     }
 
-    pub fn slot(&self) -> &Slot {
-        &self.slot
+    /// Notes that another app now uses the connection.
+    pub fn note_new_user(&self) {
+        if let Some(slot) = &self.slot {
+            slot.note_new_user();
+        }
     }
 
     /// Sets the state in which the metrics count the connection.
     pub fn set_state(&mut self, state: UpstreamState) {
-        self.tls.get_mut().held.set_state(state);
+        if let Some(held) = &mut self.tls.get_mut().held {
+            held.set_state(state);
+        }
     }
 
     pub fn tcp(&self) -> &TcpStream {
@@ -88,6 +101,14 @@ impl TlsUpstream {
 
     fn network(&self) -> &ReadAhead {
         self.tls.get_ref()
+    }
+}
+
+impl Redis for TlsUpstream {
+    /// Ends the connection's count and slot now. The app may keep its side open for hours.
+    fn note_end(&mut self) {
+        self.tls.get_mut().held = None;
+        self.slot = None;
     }
 }
 

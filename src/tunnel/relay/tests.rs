@@ -29,10 +29,18 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> App for Join<R, W> {
     }
 }
 
+impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Redis for Join<R, W> {
+    fn note_end(&mut self) {}
+}
+
 impl App for DuplexStream {
     fn broken_off(&mut self) -> Option<io::Error> {
         None
     }
+}
+
+impl Redis for DuplexStream {
+    fn note_end(&mut self) {}
 }
 
 /// Returns a writer that fails, because its other end is dropped.
@@ -49,7 +57,7 @@ async fn is_open(far: &mut DuplexStream) -> bool {
     .await
 }
 
-async fn relay<A: App, R: Stream>(app: &mut A, redis: &mut R, idle: Option<Duration>) -> RelayEnd {
+async fn relay<A: App, R: Redis>(app: &mut A, redis: &mut R, idle: Option<Duration>) -> RelayEnd {
     Relay::new(app, redis, &mut NoTap, idle).await
 }
 
