@@ -3,17 +3,19 @@
 
 mod support;
 
-use std::io::Read;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
 
 use openssl::ssl::SslVersion;
+use socket2::{Domain, Socket, Type};
 use support::launcher::{Launcher, logged};
 use support::peer::{Peer, acceptor};
 use support::resp::Reply;
 use support::scripted::{converse, redis};
 use support::servers::{FRONTS, Front, PASSWORD, Server, accepted, connections};
 use support::status::StatusPage;
-use support::{eventually, wait_until};
+use support::{eventually, reset, rest, wait_until};
 
 const LIMIT: &str = "STUNNEL_MAX_CONNECTIONS";
 const TIMEOUT: &str = "STUNNEL_CONNECT_TIMEOUT";
@@ -87,6 +89,35 @@ fn a_connection_that_redis_closed_frees_its_slot_at_once() {
         let log = held.finish().stderr;
         assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "{log}");
     }
+}
+
+#[test]
+fn an_app_that_does_not_read_holds_no_slot_after_a_reset() {
+    const REPLY: usize = 12 * 1024;
+    let acceptor = acceptor(SslVersion::TLS1_3);
+    let peer = Peer::numbered(move |number, stream| {
+        let mut stream = acceptor.accept(stream).expect("handshake");
+        if number > 0 {
+            return converse(stream, |request| Some(redis(request)));
+        }
+        stream.write_all(&[b'x'; REPLY]).unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+        reset(stream.get_ref());
+    });
+    // The launcher gives the app five seconds to receive the last bytes before the reset.
+    let settings = [(LIMIT, "1"), (TIMEOUT, "3s"), (POOL, "off"), ("STUNNEL_STATUS_ADDRESS", "0")];
+    let held = Launcher::hold_with(&peer.url(), &settings);
+    let (page, app) = (held.page(), Socket::new(Domain::IPV4, Type::STREAM, None).unwrap());
+    // The app's kernel accepts only a part of the reply.
+    app.set_recv_buffer_size(1).unwrap();
+    app.connect(&SocketAddr::from(([127, 0, 0, 1], held.port)).into()).unwrap();
+    let mut app = TcpStream::from(app);
+    wait_until("the launcher has the reply", || {
+        page.of_tunnel("received_bytes_total", "") == Some(REPLY as f64)
+    });
+    app.write_all(b"x").unwrap();
+    assert_eq!(held.open().ask(&["PING"]), Reply::line("+PONG"));
+    assert_eq!(rest(&mut app), (vec![b'x'; REPLY], Some(ErrorKind::ConnectionReset)));
 }
 
 #[test]

@@ -123,6 +123,11 @@ impl<'t> Connection<'t> {
             self.end_tls_app().await;
             return None;
         }
+        if matches!(end, RelayEnd::Reset(Side::Redis, _)) {
+            // Free the slot of this dead connection first. The app may take seconds to receive its
+            // last bytes, and `explain_late_refusal` may need the slot for an extra connection.
+            self.ends.let_go_of_redis();
+        }
         if let Some(refusal) = self.explain_late_refusal(&end).await {
             self.fail(Failure::Misconfigured(refusal)).await;
             self.ends.finish();
@@ -143,18 +148,14 @@ impl<'t> Connection<'t> {
         self.closed(&end)
     }
 
-    /// Returns the reason if the server has refused the client certificate after the handshake. If
-    /// such a refusal is possible, this function first closes the connection to the server.
-    async fn explain_late_refusal(&mut self, end: &RelayEnd) -> Option<Misconfiguration> {
+    /// Returns the reason if the server has refused the client certificate after the handshake.
+    async fn explain_late_refusal(&self, end: &RelayEnd) -> Option<Misconfiguration> {
         let RelayEnd::Reset(Side::Redis, error) = end else { return None };
         // A server that sends a reply, or closes its side cleanly, has accepted the client
         // certificate.
         if self.moved.received > 0 || self.redis_ended_first {
             return None;
         }
-        // The extra connection that asks the server for the reason of the refusal may need the slot
-        // of this dead connection.
-        self.ends.let_go_of_redis();
         late_refusal::behind(self.tunnel, error).await
     }
 
