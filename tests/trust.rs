@@ -5,6 +5,7 @@ mod support;
 
 use std::fs;
 use std::io::Write;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -54,6 +55,13 @@ fn day(certificate: &Certificate, which: &str) -> String {
     let output = Command::new("sh").args(["-c", &format!("{script} -dateopt iso_8601")]).output();
     let output = String::from_utf8(output.unwrap().stdout).unwrap();
     output[..output.find(' ').unwrap()].split('=').nth(1).unwrap().to_owned()
+}
+
+/// Copies a PEM file, and adds a comment that is not UTF-8. Returns the path of the copy.
+fn with_latin_1_comment(pem: &Path) -> String {
+    let copy = format!("{}.latin-1", pem.display());
+    fs::write(&copy, [b"# F\xf5tan\xfas\n", &*fs::read(pem).unwrap()].concat()).unwrap();
+    copy
 }
 
 /// A server whose certificate was issued by the intermediate CA of `authority`.
@@ -154,12 +162,14 @@ fn both_ca_settings_apply_unless_a_url_has_its_own_ca() {
     let (our_pem, other_pem) = (ours.pem(), other.pem());
     let one_line = our_pem.replace('\n', "\\n");
     let (our_file, other_file) = (ours.path(), other.path());
+    let latin_1 = &*with_latin_1_comment(&ours.certificate_file);
     let (file, pem) = ("STUNNEL_CA_FILE", "STUNNEL_CA_PEM");
     let (own_file, own_pem) = ("REDIS_URL_STUNNEL_CA_FILE", "REDIS_URL_STUNNEL_CA_PEM");
     let unknown = Error("unable to get local issuer certificate");
     for (what, settings, expected) in [
         ("PEM text", &[(pem, &*our_pem)][..], Pong),
         ("PEM text in one line", &[(pem, &one_line)], Pong),
+        ("a comment in Latin-1", &[(file, latin_1)], Pong),
         ("another CA", &[(pem, &other_pem)], unknown),
         ("both", &[(file, our_file), (pem, &other_pem)], Pong),
         ("both, with the CAs exchanged", &[(file, other_file), (pem, &our_pem)], Pong),
@@ -235,6 +245,9 @@ fn a_client_certificate_is_sent_if_the_server_requires_it() {
             };
             let one_line = |pem: String| pem.replace('\n', "\\n");
             sees(ours.path(), ours.key_file.to_str().unwrap(), Pong);
+            let latin_1 = [&ours.certificate_file, &ours.key_file];
+            let latin_1 = latin_1.map(|pem| with_latin_1_comment(pem));
+            sees(&latin_1[0], &latin_1[1], Pong);
             sees(&ours.pem(), &ours.key_pem(), Pong);
             sees(&ours.pem(), &traditional(&ours), Pong);
             sees(&one_line(ours.pem()), &one_line(ours.key_pem()), Pong);

@@ -1,6 +1,10 @@
 //! Reads certificates and keys from PEM. OpenSSL checks the certificates and keys before COMMAND
 //! starts, so that users see an error at the start, and not only with the first connection.
 
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+
 use openssl::error::ErrorStack;
 use openssl::pkey::{PKey, Private};
 use openssl::ssl::{SslContextBuilder, SslMethod};
@@ -8,6 +12,22 @@ use openssl::x509::X509;
 
 /// The beginning of every PEM block (RFC 7468 section 2).
 const BEGIN: &str = "-----BEGIN ";
+/// The maximum size of a PEM file in bytes. A bundle with all public CAs is many times smaller.
+const LONGEST: u64 = 16 << 20;
+
+/// Reads the text of a PEM file. Replaces bytes that are not UTF-8, because the text outside PEM
+/// blocks may have any encoding (RFC 7468 section 2).
+///
+/// # Errors
+/// If the file cannot be read, or has more than 16 MiB.
+pub fn read_file(file: &Path) -> io::Result<String> {
+    let mut pem = Vec::new();
+    if File::open(file)?.take(LONGEST + 1).read_to_end(&mut pem)? as u64 > LONGEST {
+        let problem = format!("more than {LONGEST} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, problem));
+    }
+    Ok(String::from_utf8_lossy(&pem).into_owned())
+}
 
 /// True if `text` is PEM text. False if `text` may be the path of a PEM file.
 pub fn is_pem(text: &str) -> bool {

@@ -9,7 +9,6 @@ use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -65,7 +64,7 @@ pub fn loaded() -> &'static [X509] {
         let bundle = BUNDLE.get().into_iter().cloned();
         let directories = own_directories().unwrap_or_default();
         let files = bundle.chain(directories.iter().flat_map(|directory| hashed(directory)));
-        let pems = files.filter_map(|file| read(&file).ok());
+        let pems = files.filter_map(|file| pem::read_file(&file).ok());
         pems.flat_map(|pem| certificates_in(&pem).collect::<Vec<_>>()).collect()
     };
     ROOTS.get_or_init(load)
@@ -99,7 +98,7 @@ pub fn check() -> Result<(), RootsProblem> {
         return Err(RootsProblem { variable: Some(CERT_DIR), problem });
     }
     let found = openssl_probe::probe();
-    let bundle = found.cert_file.and_then(|bundle| read(&bundle).ok());
+    let bundle = found.cert_file.and_then(|bundle| pem::read_file(&bundle).ok());
     let directories = own_directories.unwrap_or(found.cert_dir);
     let has_some = bundle.is_some_and(|pem| certificates_in(&pem).next().is_some())
         || directories.iter().any(|directory| hashed(directory).next().is_some());
@@ -144,7 +143,7 @@ fn setting(variable: &str) -> Option<OsString> {
 /// Checks that the file in SSL_CERT_FILE can be read and contains a certificate. An empty file is
 /// also valid, because users who want to use only the directories set SSL_CERT_FILE to `/dev/null`.
 fn check_file(file: &Path) -> Result<(), RootsProblem> {
-    let reason = match read(file) {
+    let reason = match pem::read_file(file) {
         Ok(pem) if pem.is_empty() || certificates_in(&pem).next().is_some() => return Ok(()),
         Ok(_) => "which holds no certificate".to_owned(),
         Err(error) => format!("which cannot be read ({error})"),
@@ -155,15 +154,6 @@ fn check_file(file: &Path) -> Result<(), RootsProblem> {
         file.display()
     );
     Err(RootsProblem { variable: Some(CERT_FILE), problem })
-}
-
-/// The maximum number of bytes that the launcher reads from a file with CA certificates.
-const LONGEST: u64 = 16 << 20;
-
-fn read(file: &Path) -> io::Result<String> {
-    let mut pem = Vec::new();
-    fs::File::open(file)?.take(LONGEST).read_to_end(&mut pem)?;
-    Ok(String::from_utf8_lossy(&pem).into_owned())
 }
 
 fn certificates_in(pem: &str) -> impl Iterator<Item = X509> {
