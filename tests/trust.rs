@@ -160,7 +160,10 @@ fn both_ca_settings_apply_unless_a_url_has_its_own_ca() {
     let other_folder = tempfile::tempdir().unwrap();
     let (ours, other) = (authority.root, Authority::named(other_folder.path(), "Other").root);
     let (our_pem, other_pem) = (ours.pem(), other.pem());
-    let one_line = our_pem.replace('\n', "\\n");
+    let escaped = our_pem.replace('\n', "\\n");
+    // The shell's echo adds a line end, for example when it writes a Kubernetes Secret.
+    let echoed = format!("{escaped}\n");
+    let windows = our_pem.replace('\n', "\\r\\n");
     let (our_file, other_file) = (ours.path(), other.path());
     let latin_1 = &*with_latin_1_comment(&ours.certificate_file);
     let (file, pem) = ("STUNNEL_CA_FILE", "STUNNEL_CA_PEM");
@@ -168,7 +171,9 @@ fn both_ca_settings_apply_unless_a_url_has_its_own_ca() {
     let unknown = Error("unable to get local issuer certificate");
     for (what, settings, expected) in [
         ("PEM text", &[(pem, &*our_pem)][..], Pong),
-        ("PEM text in one line", &[(pem, &one_line)], Pong),
+        ("PEM text in one line", &[(pem, &escaped)], Pong),
+        ("PEM text in one line, with a line end", &[(pem, &echoed)], Pong),
+        ("PEM text with the line ends of Windows", &[(pem, &windows)], Pong),
         ("a comment in Latin-1", &[(file, latin_1)], Pong),
         ("another CA", &[(pem, &other_pem)], unknown),
         ("both", &[(file, our_file), (pem, &other_pem)], Pong),
@@ -243,7 +248,7 @@ fn a_client_certificate_is_sent_if_the_server_requires_it() {
                 let held = Launcher::hold_with(&server.url(), &client(certificate, key));
                 check(&held, expected, &format!("{kind:?} {protocols}"));
             };
-            let one_line = |pem: String| pem.replace('\n', "\\n");
+            let one_line = |pem: String| pem.replace('\n', "\\r\\n") + "\n";
             sees(ours.path(), ours.key_file.to_str().unwrap(), Pong);
             let latin_1 = [&ours.certificate_file, &ours.key_file];
             let latin_1 = latin_1.map(|pem| with_latin_1_comment(pem));

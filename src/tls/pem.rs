@@ -34,10 +34,11 @@ pub fn is_pem(text: &str) -> bool {
     text.contains(BEGIN)
 }
 
-/// If `text` is a single line, replaces each `\n` (a backslash and the letter n) by a line end.
-/// Users write PEM with `\n` where a setting's value must be a single line.
+/// Replaces each `\n` (a backslash and the letter n) by a line end, and removes each `\r`. Users
+/// write PEM text with `\n` where a setting's value must be a single line. PEM blocks contain no
+/// other backslash.
 pub fn with_line_ends(text: &str) -> String {
-    if text.contains('\n') { text.to_owned() } else { text.replace("\\n", "\n") }
+    text.replace("\\r", "").replace("\\n", "\n")
 }
 
 /// The PEM labels of certificates. The list excludes the label TRUSTED CERTIFICATE, because a block
@@ -167,9 +168,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn escaped_line_ends_are_replaced_only_in_a_single_line() {
-        assert_eq!(with_line_ends("a\\nb\\n"), "a\nb\n");
-        assert_eq!(with_line_ends("a\nb\\n"), "a\nb\\n");
+    fn escaped_line_ends_are_replaced() {
+        for text in ["a\\nb\\n", "a\\nb\n", "a\\nb\\n\n", "a\\r\\nb\\r\\n", "a\nb\\n"] {
+            assert_eq!(with_line_ends(text).trim_end(), "a\nb", "{text:?}");
+        }
     }
 
     #[test]
