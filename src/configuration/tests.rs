@@ -98,7 +98,7 @@ fn all_invalid_values_are_reported_with_the_accepted_forms() {
         ("STUNNEL_FORWARD_SIGNALS", "some", "'some'; expected auto, always or never"),
         ("STUNNEL_LOGLEVEL", "8", "'8'; expected emerg, alert"),
         ("STUNNEL_LOG_FORMAT", "xml", "'xml'; expected logfmt or json"),
-        ("CACHE_URL_STUNNEL_VERIFY", "x", "'x'; expected none, ca or full"),
+        ("CACHE_URL_STUNNEL_VERIFY", "full\n", "'full\\n'; expected none, ca or full"),
         ("CACHE_URL_STUNNEL_PORT_OFFSET", "99999", "'99999'; expected a whole number"),
         ("CACHE_URL_STUNNEL_REDISS", "x", "'x'; expected tunnel or passthrough"),
         ("CACHE_URL_STUNNEL_POOL", "yes", "'yes'; expected off, on or auto"),

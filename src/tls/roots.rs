@@ -18,6 +18,7 @@ use super::pem;
 use super::trust::{Trust, Verify};
 use crate::names;
 use crate::sandbox::directory_of;
+use crate::secret::shown;
 use crate::system::process::set_variable;
 
 /// The environment variables with the paths of the file and of the directories that contain CA
@@ -91,9 +92,10 @@ pub fn check() -> Result<(), RootsProblem> {
     let can_read = |directory: &PathBuf| fs::read_dir(directory).is_ok();
     if own_directories.as_ref().is_some_and(|directories| !directories.iter().any(can_read)) {
         let problem = format!(
-            "is '{}', which lists no readable directory; set the variable to a list of directories \
-             separated by colons, or unset the variable to use the system's directories",
-            setting(CERT_DIR).unwrap_or_default().display()
+            "is {list}, which lists no readable directory; set the variable to a list of \
+             directories separated by colons, or unset the variable to use the system's \
+             directories",
+            list = shown(&setting(CERT_DIR).unwrap_or_default().to_string_lossy())
         );
         return Err(RootsProblem { variable: Some(CERT_DIR), problem });
     }
@@ -149,9 +151,9 @@ fn check_file(file: &Path) -> Result<(), RootsProblem> {
         Err(error) => format!("which cannot be read ({error})"),
     };
     let problem = format!(
-        "is '{}', {reason}; set the variable to a readable PEM bundle, or unset the variable to \
+        "is {file}, {reason}; set the variable to a readable PEM bundle, or unset the variable to \
          use the system's bundle",
-        file.display()
+        file = shown(&file.to_string_lossy())
     );
     Err(RootsProblem { variable: Some(CERT_FILE), problem })
 }
