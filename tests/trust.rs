@@ -80,6 +80,10 @@ impl Issued {
     }
 }
 
+/// The hint about a certificate that needs to be replaced.
+const REPLACE: &str =
+    "; replace the server's certificate chain. Until then, set STUNNEL_VERIFY=none and STUNNEL_PIN";
+
 #[test]
 fn each_verify_level_accepts_only_the_right_servers() {
     let folder = tempfile::tempdir().unwrap();
@@ -96,6 +100,7 @@ fn each_verify_level_accepts_only_the_right_servers() {
         Request { dns: &["other.example"], ip: &[], name: "other.example", ..good.clone() },
     );
     let dns_only = issue("dns", Request { ip: &[], ..good.clone() });
+    let for_clients = issue("clients", Request { for_clients: true, ..good.clone() });
     let self_signed = Certificate::self_signed(folder);
     let stranger = Certificate::issue(
         folder,
@@ -111,6 +116,7 @@ fn each_verify_level_accepts_only_the_right_servers() {
     let not_before = format!("not valid before {}", day(&early, "start"));
     let both = |error| [Pong, Error(error), Error(error)];
     let unknown = "unable to get local issuer certificate: CN=Other Root";
+    let wrong_purpose = format!("certificate purpose: CN=localhost{REPLACE}");
     let only_full = |error| [Pong, Pong, Error(error)];
     let table = [
         ("a good RSA certificate", &rsa, [Pong; 3]),
@@ -121,9 +127,30 @@ fn each_verify_level_accepts_only_the_right_servers() {
         ("no IP address", &dns_only, only_full("for localhost, not for 127.0.0.1")),
         ("a self-signed certificate", &self_signed, both("self-signed")),
         ("a certificate of another CA", &stranger, both(unknown)),
+        ("a certificate for clients", &for_clients, both(&wrong_purpose)),
     ];
     for (what, certificate, expected) in table {
         check_each_level(what, certificate, &authority.root, expected);
+    }
+}
+
+#[test]
+fn certificates_of_flawed_cas_are_refused_with_the_reason() {
+    let ca = Request { is_ca: true, ..Request::default() };
+    let expired = Request { name: "Old CA", valid: (-9, -3), ..ca.clone() };
+    let weak = Request { name: "Weak CA", kind: Kind::WeakRsa, ..ca.clone() };
+    // Trusting a server's own certificate must not mean trusting what this server signs.
+    let server = Request { name: "other.example", ..Request::default() };
+    for (request, reason) in [
+        (&expired, "the CA certificate CN=Old CA expired on "),
+        (&weak, &*format!("CA certificate key too weak: CN=Weak CA{REPLACE}")),
+        (&server, &format!("invalid CA certificate: CN=other.example{REPLACE}")),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = Certificate::issue(folder.path(), "ca", request, None, &[]);
+        let good = Request::default();
+        let certificate = Certificate::issue(folder.path(), "leaf", &good, Some(&ca), &[]);
+        check_each_level(reason, &certificate, &ca, [Pong, Error(reason), Error(reason)]);
     }
 }
 
