@@ -100,6 +100,9 @@ fn each_verify_level_accepts_only_the_right_servers() {
         Request { dns: &["other.example"], ip: &[], name: "other.example", ..good.clone() },
     );
     let dns_only = issue("dns", Request { ip: &[], ..good.clone() });
+    let ip_as_dns = issue("ip-as-dns", Request { dns: &["127.0.0.1"], ip: &[], ..good.clone() });
+    let name_only = Request { dns: &[], ip: &[], name: "127.0.0.1", ..good.clone() };
+    let name_only = issue("name-only", name_only);
     let for_clients = issue("clients", Request { for_clients: true, ..good.clone() });
     let self_signed = Certificate::self_signed(folder);
     let stranger = Certificate::issue(
@@ -123,8 +126,22 @@ fn each_verify_level_accepts_only_the_right_servers() {
         ("a good ECDSA certificate", &ecdsa, [Pong; 3]),
         ("an expired certificate", &expired, both(&expired_on)),
         ("a certificate that is not valid yet", &early, both(&not_before)),
-        ("another name", &wrong_name, only_full("for other.example, not for 127.0.0.1")),
-        ("no IP address", &dns_only, only_full("for localhost, not for 127.0.0.1")),
+        (
+            "another name",
+            &wrong_name,
+            only_full("for other.example, not for the IP address 127.0.0.1"),
+        ),
+        ("no IP address", &dns_only, only_full("for localhost, not for the IP address 127.0.0.1")),
+        (
+            "an IP address as a DNS name",
+            &ip_as_dns,
+            only_full("for 127.0.0.1 (a DNS name), not for the IP address 127.0.0.1"),
+        ),
+        (
+            "an IP address as the common name",
+            &name_only,
+            only_full("for 127.0.0.1 (a common name), not for the IP address 127.0.0.1"),
+        ),
         ("a self-signed certificate", &self_signed, both("self-signed")),
         ("a certificate of another CA", &stranger, both(unknown)),
         ("a certificate for clients", &for_clients, both(&wrong_purpose)),

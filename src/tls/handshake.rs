@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::io;
+use std::net::IpAddr;
 
 use openssl::error::ErrorStack;
 use openssl::x509::X509VerifyResult;
@@ -145,8 +146,9 @@ impl Rejected {
             };
             match flaw {
                 Flaw::Name => Some(format!(
-                    "the certificate is for {names}, not for {name}",
-                    names = own.names_in_short()
+                    "the certificate is for {names}, not for {kind}{name}",
+                    names = own.names_in_short(),
+                    kind = if name.parse::<IpAddr>().is_ok() { "the IP address " } else { "" }
                 )),
                 Flaw::NotYetValid => {
                     Some(format!("{which} is not valid before {}", at_fault.valid_from))

@@ -99,7 +99,7 @@ impl Certificate {
             builder
                 .append_extension(BasicConstraints::new().critical().ca().build().unwrap())
                 .unwrap();
-        } else {
+        } else if !(request.dns.is_empty() && request.ip.is_empty()) {
             let mut names = SubjectAlternativeName::new();
             for name in request.dns {
                 names.dns(name);
