@@ -300,6 +300,8 @@ fn a_client_certificate_is_sent_if_the_server_requires_it() {
             sees(&ours.pem(), &ours.key_pem(), Pong);
             sees(&ours.pem(), &traditional(&ours), Pong);
             sees(&one_line(ours.pem()), &one_line(ours.key_pem()), Pong);
+            let attributes = "Bag Attributes\n    friendlyName: ENCRYPTED backup\n";
+            sees(&ours.pem(), &(attributes.to_owned() + &ours.key_pem()), Pong);
             sees("", "", Error("set STUNNEL_CLIENT_CERT and STUNNEL_CLIENT_KEY"));
             let refused = Error("the server refuses the client certificate");
             sees(&stranger.pem(), &stranger.key_pem(), refused);

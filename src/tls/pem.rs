@@ -108,23 +108,33 @@ pub fn client_chain(pem: &str) -> Result<Vec<X509>, String> {
     Ok(chain)
 }
 
+/// True if `pem` contains an encrypted key in PKCS#8 (RFC 7468 section 11) or in an older format
+/// (RFC 1421 section 4.6.1.1).
+fn is_encrypted(pem: &str) -> bool {
+    pem.lines().any(|line| match line.strip_prefix("Proc-Type:") {
+        Some(kind) => kind.trim() == "4,ENCRYPTED",
+        None => line.starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----"),
+    })
+}
+
 impl ClientIdentity {
     /// Adds the private key in `pem` to a chain from [`client_chain`].
     ///
     /// # Errors
     /// If the key is invalid or belongs to another certificate. The caller must put the setting's
-    /// name in front of the message. An encrypted key is invalid, because OpenSSL would ask for the
-    /// key's password on the terminal.
+    /// name in front of the message. An encrypted key is invalid, because the launcher has no
+    /// password.
     ///
     /// # Panics
     /// If `chain` is empty.
     pub fn new(chain: Vec<X509>, pem: &str) -> Result<ClientIdentity, String> {
-        let problem = if pem.contains("ENCRYPTED") {
+        let problem = if is_encrypted(pem) {
             "holds an encrypted key; decrypt it: openssl pkcs8 -topk8 -nocrypt -in KEY.pem -out \
              NEW.pem"
         } else if !pem.contains(" PRIVATE KEY-----") {
             "holds no private key; expected PEM with -----BEGIN PRIVATE KEY----- in it"
-        } else if let Ok(key) = PKey::private_key_from_pem(pem.as_bytes()) {
+        } else if let Ok(key) = PKey::private_key_from_pem_passphrase(pem.as_bytes(), b"") {
+            // The empty password keeps OpenSSL from asking for a password on the terminal.
             if chain[0].public_key().is_ok_and(|public| public.public_eq(&key)) {
                 return Ok(ClientIdentity { chain, key });
             }
