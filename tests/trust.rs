@@ -10,6 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use openssl::ssl::{NameType, SniError, SslAlert, SslVersion};
+use openssl::x509::X509;
 use support::launcher::{HOLD, Held, Launcher, logged, with_hosts};
 use support::peer::{Peer, acceptor_builder, s_server};
 use support::pki::{Authority, Certificate, Kind, Request};
@@ -153,6 +154,8 @@ fn each_verify_level_accepts_only_the_right_servers() {
 
 #[test]
 fn certificates_of_flawed_cas_are_refused_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
     let ca = Request { is_ca: true, ..Request::default() };
     let expired = Request { name: "Old CA", valid: (-9, -3), ..ca.clone() };
     let weak = Request { name: "Weak CA", kind: Kind::WeakRsa, ..ca.clone() };
@@ -164,7 +167,7 @@ fn certificates_of_flawed_cas_are_refused_with_the_reason() {
         (&server, &format!("invalid CA certificate: CN=other.example{REPLACE}")),
     ] {
         let folder = tempfile::tempdir().unwrap();
-        let ca = Certificate::issue(folder.path(), "ca", request, None, &[]);
+        let ca = Certificate::issue(folder.path(), "ca", request, Some(&authority.root), &[]);
         let good = Request::default();
         let certificate = Certificate::issue(folder.path(), "leaf", &good, Some(&ca), &[]);
         check_each_level(reason, &certificate, &ca, [Pong, Error(reason), Error(reason)]);
@@ -200,8 +203,11 @@ fn check_each_level(
 
 #[test]
 fn both_ca_settings_apply_unless_a_url_has_its_own_ca() {
-    let Issued { authority, server, folder: _folder } = Issued::new(&Request::default());
+    let Issued { authority, server, folder } = Issued::new(&Request::default());
     let other_folder = tempfile::tempdir().unwrap();
+    let intermediate = &*authority.intermediate.path().to_owned();
+    let leaf = X509::from_pem(&fs::read(folder.path().join("leaf.pem")).unwrap()).unwrap();
+    let leaf = &*String::from_utf8(leaf.to_pem().unwrap()).unwrap();
     let (ours, other) = (authority.root, Authority::named(other_folder.path(), "Other").root);
     let (our_pem, other_pem) = (ours.pem(), other.pem());
     let escaped = our_pem.replace('\n', "\\n");
@@ -219,6 +225,9 @@ fn both_ca_settings_apply_unless_a_url_has_its_own_ca() {
         ("PEM text in one line, with a line end", &[(pem, &echoed)], Pong),
         ("PEM text with the line ends of Windows", &[(pem, &windows)], Pong),
         ("a comment in Latin-1", &[(file, latin_1)], Pong),
+        ("only the intermediate CA", &[(file, intermediate)], Pong),
+        ("only the intermediate CA in the system", &[("SSL_CERT_FILE", intermediate)], Pong),
+        ("only the server's own certificate", &[(pem, leaf)], Pong),
         ("another CA", &[(pem, &other_pem)], unknown),
         ("both", &[(file, our_file), (pem, &other_pem)], Pong),
         ("both, with the CAs exchanged", &[(file, other_file), (pem, &our_pem)], Pong),
