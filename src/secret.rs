@@ -40,20 +40,23 @@ pub fn hidden(value: &str) -> String {
 }
 
 /// Returns the text that an error shows for `value`, which is normally public, such as a path or a
-/// pin. If the value looks like PEM text, a key or a URL, the user probably set the wrong variable,
-/// so the error does not show the value.
+/// pin. Control characters are escaped, so that users see a line end at the end of a value. If the
+/// value looks like PEM text, a key or a URL, or has several lines, the user probably set the wrong
+/// variable, so the error does not show the value.
 pub fn shown(value: &str) -> String {
     const LONGEST: usize = 255;
     const SHORTEST_KEY: usize = 40;
     let misplaced = ["-----BEGIN", "://", "@"].iter().any(|mark| value.contains(mark));
+    let line = value.trim();
     // The base64 text of a private key begins with M. The shortest private key is an Ed25519 key in
     // PKCS#8, whose text has 64 characters (RFC 8410).
-    let is_key = value.starts_with('M') && value.len() >= SHORTEST_KEY && !value.contains('.');
-    if misplaced || is_key || value.len() > LONGEST || value.chars().any(char::is_control) {
-        hidden(value)
-    } else {
-        format!("'{value}'")
+    let is_key = line.starts_with('M') && line.len() >= SHORTEST_KEY && !line.contains('.');
+    if misplaced || is_key || value.len() > LONGEST || line.contains(['\n', '\r']) {
+        return hidden(value);
     }
+    let escape =
+        |c: char| if c.is_control() { c.escape_default().collect() } else { c.to_string() };
+    format!("'{escaped}'", escaped = value.chars().map(escape).collect::<String>())
 }
 
 #[cfg(test)]
@@ -73,11 +76,19 @@ mod tests {
         for public in ["/etc/ssl/my ca.pem", "sha256//x=", "sha1//x;y", "sha256:AB:CD"] {
             assert_eq!(shown(public), format!("'{public}'"));
         }
+        for (value, escaped) in [
+            ("full\n", "'full\\n'"),
+            ("\r\nca\r\n", "'\\r\\nca\\r\\n'"),
+            ("a\tb\u{1b}", "'a\\tb\\u{1b}'"),
+        ] {
+            assert_eq!(shown(value), escaped);
+        }
         for hidden in [
             "redis://:pw@h",
             "user:pw@h",
             "-----BEGIN PRIVATE KEY-----",
             "/a\nb",
+            "\nMC4CAQAwBQYDK2VwBCIEIE1wMfGyaXJhY0Ck/Tb+Yx5u7OAlQ0jLxBvVfLKzKx6u\n",
             "/".repeat(256).as_str(),
         ] {
             assert!(shown(hidden).ends_with("not shown"), "{hidden}");

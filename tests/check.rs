@@ -282,6 +282,27 @@ fn advice_about_an_untrusted_server_fits_the_verify_level() {
 }
 
 #[test]
+fn check_advises_to_set_a_ca_only_if_the_ca_is_unknown() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    let good = Request::default();
+    for (request, advice) in [
+        (Request { valid: (-9, -3), ..good.clone() }, "renew the expired certificate. Until"),
+        (Request { valid: (3, 9), ..good.clone() }, "check this machine's clock, or wait"),
+        (Request { for_clients: true, ..good }, "replace the server's certificate chain. Until"),
+    ] {
+        let server = Server::with_certificate(&authority.issue(folder.path(), "leaf", &request));
+        for level in ["ca", "full"] {
+            let settings = [("STUNNEL_VERIFY", level), ("STUNNEL_CA_FILE", authority.root.path())];
+            let report = report(&server.url(), &settings);
+            let first = report.first_advice();
+            assert!(first.starts_with(advice) && first.contains("STUNNEL_PIN="), "{report:?}");
+            assert!(!first.contains("STUNNEL_CA_FILE"), "{report:?}");
+        }
+    }
+}
+
+#[test]
 fn a_database_that_redis_does_not_have_fails_the_check() {
     let server = Server::start(Front::Redis);
     let url = |path: &str| server.url().replace("/0", path);

@@ -310,7 +310,7 @@ fn unreadable_ssl_cert_file_or_dir_prevents_the_start() {
     ] {
         let log = verifying(&[(name, value)]).refused();
         assert_eq!(logged(&log, "config-error", "var"), [name], "{name}={value}");
-        assert!(log.contains(&missing) || value != &missing, "{log}");
+        assert!(log.contains(value.trim_end()), "{log}");
     }
     for settings in [
         &[("SSL_CERT_FILE", bundle.as_str())][..],

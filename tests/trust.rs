@@ -5,10 +5,12 @@ mod support;
 
 use std::fs;
 use std::io::Write;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use openssl::ssl::{NameType, SniError, SslAlert, SslVersion};
+use openssl::x509::X509;
 use support::launcher::{HOLD, Held, Launcher, logged, with_hosts};
 use support::peer::{Peer, acceptor_builder, s_server};
 use support::pki::{Authority, Certificate, Kind, Request};
@@ -56,6 +58,13 @@ fn day(certificate: &Certificate, which: &str) -> String {
     output[..output.find(' ').unwrap()].split('=').nth(1).unwrap().to_owned()
 }
 
+/// Copies a PEM file, and adds a comment that is not UTF-8. Returns the path of the copy.
+fn with_latin_1_comment(pem: &Path) -> String {
+    let copy = format!("{}.latin-1", pem.display());
+    fs::write(&copy, [b"# F\xf5tan\xfas\n", &*fs::read(pem).unwrap()].concat()).unwrap();
+    copy
+}
+
 /// A server whose certificate was issued by the intermediate CA of `authority`.
 struct Issued {
     authority: Authority,
@@ -71,6 +80,10 @@ impl Issued {
         Issued { authority, server, folder }
     }
 }
+
+/// The hint about a certificate that needs to be replaced.
+const REPLACE: &str =
+    "; replace the server's certificate chain. Until then, set STUNNEL_VERIFY=none and STUNNEL_PIN";
 
 #[test]
 fn each_verify_level_accepts_only_the_right_servers() {
@@ -88,6 +101,10 @@ fn each_verify_level_accepts_only_the_right_servers() {
         Request { dns: &["other.example"], ip: &[], name: "other.example", ..good.clone() },
     );
     let dns_only = issue("dns", Request { ip: &[], ..good.clone() });
+    let ip_as_dns = issue("ip-as-dns", Request { dns: &["127.0.0.1"], ip: &[], ..good.clone() });
+    let name_only = Request { dns: &[], ip: &[], name: "127.0.0.1", ..good.clone() };
+    let name_only = issue("name-only", name_only);
+    let for_clients = issue("clients", Request { for_clients: true, ..good.clone() });
     let self_signed = Certificate::self_signed(folder);
     let stranger = Certificate::issue(
         folder,
@@ -103,19 +120,57 @@ fn each_verify_level_accepts_only_the_right_servers() {
     let not_before = format!("not valid before {}", day(&early, "start"));
     let both = |error| [Pong, Error(error), Error(error)];
     let unknown = "unable to get local issuer certificate: CN=Other Root";
+    let wrong_purpose = format!("certificate purpose: CN=localhost{REPLACE}");
     let only_full = |error| [Pong, Pong, Error(error)];
     let table = [
         ("a good RSA certificate", &rsa, [Pong; 3]),
         ("a good ECDSA certificate", &ecdsa, [Pong; 3]),
         ("an expired certificate", &expired, both(&expired_on)),
         ("a certificate that is not valid yet", &early, both(&not_before)),
-        ("another name", &wrong_name, only_full("for other.example, not for 127.0.0.1")),
-        ("no IP address", &dns_only, only_full("for localhost, not for 127.0.0.1")),
+        (
+            "another name",
+            &wrong_name,
+            only_full("for other.example, not for the IP address 127.0.0.1"),
+        ),
+        ("no IP address", &dns_only, only_full("for localhost, not for the IP address 127.0.0.1")),
+        (
+            "an IP address as a DNS name",
+            &ip_as_dns,
+            only_full("for 127.0.0.1 (a DNS name), not for the IP address 127.0.0.1"),
+        ),
+        (
+            "an IP address as the common name",
+            &name_only,
+            only_full("for 127.0.0.1 (a common name), not for the IP address 127.0.0.1"),
+        ),
         ("a self-signed certificate", &self_signed, both("self-signed")),
         ("a certificate of another CA", &stranger, both(unknown)),
+        ("a certificate for clients", &for_clients, both(&wrong_purpose)),
     ];
     for (what, certificate, expected) in table {
         check_each_level(what, certificate, &authority.root, expected);
+    }
+}
+
+#[test]
+fn certificates_of_flawed_cas_are_refused_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    let ca = Request { is_ca: true, ..Request::default() };
+    let expired = Request { name: "Old CA", valid: (-9, -3), ..ca.clone() };
+    let weak = Request { name: "Weak CA", kind: Kind::WeakRsa, ..ca.clone() };
+    // Trusting a server's own certificate must not mean trusting what this server signs.
+    let server = Request { name: "other.example", ..Request::default() };
+    for (request, reason) in [
+        (&expired, "the CA certificate CN=Old CA expired on "),
+        (&weak, &*format!("CA certificate key too weak: CN=Weak CA{REPLACE}")),
+        (&server, &format!("invalid CA certificate: CN=other.example{REPLACE}")),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = Certificate::issue(folder.path(), "ca", request, Some(&authority.root), &[]);
+        let good = Request::default();
+        let certificate = Certificate::issue(folder.path(), "leaf", &good, Some(&ca), &[]);
+        check_each_level(reason, &certificate, &ca, [Pong, Error(reason), Error(reason)]);
     }
 }
 
@@ -148,18 +203,31 @@ fn check_each_level(
 
 #[test]
 fn both_ca_settings_apply_unless_a_url_has_its_own_ca() {
-    let Issued { authority, server, folder: _folder } = Issued::new(&Request::default());
+    let Issued { authority, server, folder } = Issued::new(&Request::default());
     let other_folder = tempfile::tempdir().unwrap();
+    let intermediate = &*authority.intermediate.path().to_owned();
+    let leaf = X509::from_pem(&fs::read(folder.path().join("leaf.pem")).unwrap()).unwrap();
+    let leaf = &*String::from_utf8(leaf.to_pem().unwrap()).unwrap();
     let (ours, other) = (authority.root, Authority::named(other_folder.path(), "Other").root);
     let (our_pem, other_pem) = (ours.pem(), other.pem());
-    let one_line = our_pem.replace('\n', "\\n");
+    let escaped = our_pem.replace('\n', "\\n");
+    // The shell's echo adds a line end, for example when it writes a Kubernetes Secret.
+    let echoed = format!("{escaped}\n");
+    let windows = our_pem.replace('\n', "\\r\\n");
     let (our_file, other_file) = (ours.path(), other.path());
+    let latin_1 = &*with_latin_1_comment(&ours.certificate_file);
     let (file, pem) = ("STUNNEL_CA_FILE", "STUNNEL_CA_PEM");
     let (own_file, own_pem) = ("REDIS_URL_STUNNEL_CA_FILE", "REDIS_URL_STUNNEL_CA_PEM");
     let unknown = Error("unable to get local issuer certificate");
     for (what, settings, expected) in [
         ("PEM text", &[(pem, &*our_pem)][..], Pong),
-        ("PEM text in one line", &[(pem, &one_line)], Pong),
+        ("PEM text in one line", &[(pem, &escaped)], Pong),
+        ("PEM text in one line, with a line end", &[(pem, &echoed)], Pong),
+        ("PEM text with the line ends of Windows", &[(pem, &windows)], Pong),
+        ("a comment in Latin-1", &[(file, latin_1)], Pong),
+        ("only the intermediate CA", &[(file, intermediate)], Pong),
+        ("only the intermediate CA in the system", &[("SSL_CERT_FILE", intermediate)], Pong),
+        ("only the server's own certificate", &[(pem, leaf)], Pong),
         ("another CA", &[(pem, &other_pem)], unknown),
         ("both", &[(file, our_file), (pem, &other_pem)], Pong),
         ("both, with the CAs exchanged", &[(file, other_file), (pem, &our_pem)], Pong),
@@ -233,11 +301,16 @@ fn a_client_certificate_is_sent_if_the_server_requires_it() {
                 let held = Launcher::hold_with(&server.url(), &client(certificate, key));
                 check(&held, expected, &format!("{kind:?} {protocols}"));
             };
-            let one_line = |pem: String| pem.replace('\n', "\\n");
+            let one_line = |pem: String| pem.replace('\n', "\\r\\n") + "\n";
             sees(ours.path(), ours.key_file.to_str().unwrap(), Pong);
+            let latin_1 = [&ours.certificate_file, &ours.key_file];
+            let latin_1 = latin_1.map(|pem| with_latin_1_comment(pem));
+            sees(&latin_1[0], &latin_1[1], Pong);
             sees(&ours.pem(), &ours.key_pem(), Pong);
             sees(&ours.pem(), &traditional(&ours), Pong);
             sees(&one_line(ours.pem()), &one_line(ours.key_pem()), Pong);
+            let attributes = "Bag Attributes\n    friendlyName: ENCRYPTED backup\n";
+            sees(&ours.pem(), &(attributes.to_owned() + &ours.key_pem()), Pong);
             sees("", "", Error("set STUNNEL_CLIENT_CERT and STUNNEL_CLIENT_KEY"));
             let refused = Error("the server refuses the client certificate");
             sees(&stranger.pem(), &stranger.key_pem(), refused);

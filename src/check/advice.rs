@@ -10,6 +10,8 @@ use crate::tunnel::hints;
 pub struct Passes {
     pub ca: bool,
     pub full: bool,
+    /// The flaw for which the server's certificate fails verification.
+    pub flaw: Option<Flaw>,
 }
 
 pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> Vec<String> {
@@ -35,11 +37,11 @@ pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> V
         let text = "the server's key differs from the pin. If the pin was copied wrongly, or the \
                     provider confirms a new key, set";
         all.push(advise(text, set_pin()));
-    } else if trust.verify == Verify::Full && !passes.full && passes.ca {
+    } else if !passes_demanded && passes.flaw == Some(Flaw::Name) {
         all.push(hints::certificate(Flaw::Name, &subject.tunnel));
     } else if !passes_demanded && trust.pins.is_empty() {
         let settings = [set_pin(), set_verify(Verify::None)].concat();
-        all.push(advise(&unverified(subject), settings));
+        all.push(advise(&unverified(subject, passes.flaw), settings));
     } else if !passes_demanded {
         // The pin alone is secure: only the right server has the pinned key.
         let text = "the server has the pinned key, but its certificate fails verification. To \
@@ -53,12 +55,18 @@ pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> V
 }
 
 /// Writes a warning for users who are about to pin the key of a server that failed verification.
-fn unverified(subject: &Subject) -> String {
-    let ca = subject.names_to_set(&options::CA_FILE.declaration).join(" and ");
+fn unverified(subject: &Subject, flaw: Option<Flaw>) -> String {
+    let start = match flaw.and_then(hints::cure) {
+        Some(cure) => format!("{cure}. Until then,"),
+        None => format!(
+            "someone may be intercepting this connection. If your own CA signed the certificate, \
+             set {ca} to that CA. Otherwise",
+            ca = subject.names_to_set(&options::CA_FILE.declaration).join(" and ")
+        ),
+    };
     format!(
-        "someone may be intercepting this connection. If your own CA signed the certificate, set \
-         {ca} to that CA. Otherwise get the server's pin over a connection that you trust. If that \
-         pin equals the pin below, set"
+        "{start} get the server's pin over a connection that you trust. If that pin equals the pin \
+         below, set"
     )
 }
 

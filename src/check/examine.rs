@@ -10,7 +10,7 @@ use super::advice::{Passes, advice};
 use super::dialogue::speak;
 use super::report::{Outcome, Problem, Report, STEPS, StepReport, Subject};
 use crate::configuration::{Plan, Settings};
-use crate::tls::{Certificate, Connector, Misconfiguration, Trust, Verify};
+use crate::tls::{Certificate, Connector, Flaw, Misconfiguration, Trust, Verify};
 use crate::tunnel::Tunnel;
 use crate::tunnel::failure::{Failure, Step};
 use crate::tunnel::upstream;
@@ -58,11 +58,12 @@ async fn take_steps(subject: &Subject, report: &mut Report) -> Option<()> {
     report.add("pin", outcome, detail);
     // Verify the server at the levels `ca` and `full` at the same time, even if the settings
     // require neither level.
-    let (ca, full) = tokio::join!(
+    let ((ca, ca_flaw), (full, full_flaw)) = tokio::join!(
         would_pass(tunnel, Verify::Ca, &addresses, deadline),
         would_pass(tunnel, Verify::Full, &addresses, deadline)
     );
-    let passes = Passes { ca: ca.outcome.is_good(), full: full.outcome.is_good() };
+    let [ca_passes, full_passes] = [&ca, &full].map(|step| step.outcome.is_good());
+    let passes = Passes { ca: ca_passes, full: full_passes, flaw: ca_flaw.or(full_flaw) };
     report.steps.extend([ca, full]);
     report.advice = advice(subject, &certificate, passes);
     report.certificate = Some(certificate);
@@ -128,13 +129,13 @@ fn pin_outcome(trust: &Trust, certificate: &Certificate) -> (Outcome, &'static s
 }
 
 /// Makes a TLS handshake to find out whether the server passes verification at the level `verify`,
-/// with the CAs and the server name that the user has set.
+/// with the CAs and the server name that the user has set. Also returns the certificate's flaw.
 async fn would_pass(
     tunnel: &Tunnel,
     verify: Verify,
     addresses: &[SocketAddr],
     deadline: tokio::time::Instant,
-) -> StepReport {
+) -> (StepReport, Option<Flaw>) {
     let trust = Trust { verify, pins: Vec::new(), ..tunnel.route.trust.clone() };
     let connector = Connector::new(trust);
     let attempt = async {
@@ -145,13 +146,13 @@ async fn would_pass(
     let started = Instant::now();
     let passed = within(deadline, Step::Tls, attempt).await;
     let took = started.elapsed();
-    let (outcome, detail) = match passed {
-        Ok(_) => (Outcome::Ok, String::new()),
+    let (outcome, detail, flaw) = match passed {
+        Ok(_) => (Outcome::Ok, String::new(), None),
         Err(Failure::Misconfigured(Misconfiguration::Certificate(rejected))) => {
-            (Outcome::Failed, rejected.reason)
+            (Outcome::Failed, rejected.reason, Some(rejected.flaw))
         }
-        Err(failure) => (Outcome::Failed, failure.describe(tunnel).error),
+        Err(failure) => (Outcome::Failed, failure.describe(tunnel).error, None),
     };
     let required = tunnel.route.trust.verify == verify;
-    StepReport { name: verify.word(), outcome, detail, took, required }
+    (StepReport { name: verify.word(), outcome, detail, took, required }, flaw)
 }

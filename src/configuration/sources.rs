@@ -70,9 +70,13 @@ impl Found<'_> {
                  option",
             ));
         }
-        let text = self.value.to_str().ok_or_else(|| self.wrong("is not valid UTF-8"))?;
-        parse(text)
-            .map_err(|expected| self.wrong(format!("is {}; expected {expected}", shown(text))))
+        let text = self.value.to_string_lossy();
+        // Paths may contain any bytes, and so may PEM text outside its blocks (RFC 7468 section 2).
+        if self.value.to_str().is_none() && !self.setting.is_pem {
+            return Err(self.wrong("is not valid UTF-8"));
+        }
+        parse(&text)
+            .map_err(|expected| self.wrong(format!("is {}; expected {expected}", shown(&text))))
     }
 }
 

@@ -98,7 +98,7 @@ fn all_invalid_values_are_reported_with_the_accepted_forms() {
         ("STUNNEL_FORWARD_SIGNALS", "some", "'some'; expected auto, always or never"),
         ("STUNNEL_LOGLEVEL", "8", "'8'; expected emerg, alert"),
         ("STUNNEL_LOG_FORMAT", "xml", "'xml'; expected logfmt or json"),
-        ("CACHE_URL_STUNNEL_VERIFY", "x", "'x'; expected none, ca or full"),
+        ("CACHE_URL_STUNNEL_VERIFY", "full\n", "'full\\n'; expected none, ca or full"),
         ("CACHE_URL_STUNNEL_PORT_OFFSET", "99999", "'99999'; expected a whole number"),
         ("CACHE_URL_STUNNEL_REDISS", "x", "'x'; expected tunnel or passthrough"),
         ("CACHE_URL_STUNNEL_POOL", "yes", "'yes'; expected off, on or auto"),
@@ -220,7 +220,10 @@ fn error_shows_a_wrong_pin_or_path_but_no_secret() {
 #[test]
 fn endless_ca_file_and_invalid_host_name_are_errors() {
     let endless = settings(&[], &[("STUNNEL_CA_FILE", "/dev/zero")]).unwrap_err();
-    assert!(endless[0].contains("'/dev/zero', a file of more than"), "{endless:?}");
+    assert!(
+        endless[0].contains("'/dev/zero', a file that cannot be read (more than"),
+        "{endless:?}"
+    );
     let long = format!("{}.test", "x".repeat(250));
     for name in ["a,b", "a;b", "redis.test:6379", &long] {
         let errors = settings(&[], &[("STUNNEL_SERVER_NAME", name)]).unwrap_err();
@@ -237,4 +240,16 @@ fn text_that_is_no_pem_is_an_error() {
         assert!(errors[0].starts_with(&problem), "{errors:?}");
         assert!(errors[0].contains("set STUNNEL_CA_FILE instead"), "{errors:?}");
     }
+}
+
+#[test]
+fn pem_text_may_have_a_comment_that_is_not_utf8() {
+    let mut environment = environment(&[("REDIS_URL", "redis://h")]);
+    let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let text = [b"# F\xf5tan\xfas\n", pem.as_bytes()].concat();
+    environment.insert("STUNNEL_CA_PEM".into(), OsString::from_vec(text));
+    let errors = read(&[], &environment).unwrap_err();
+    // The certificate itself is broken, but the launcher has found the certificate.
+    assert!(errors[0].contains("(certificate number 1)"), "{errors:?}");
+    assert_eq!(errors.len(), 1, "{errors:?}");
 }

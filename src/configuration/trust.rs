@@ -2,8 +2,7 @@
 //! contains PEM text, or the path of a PEM file.
 
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::Read;
+use std::path::Path;
 
 use openssl::x509::X509;
 
@@ -16,9 +15,6 @@ use crate::secret::{hidden, shown};
 use crate::tls::pem::{self, ClientIdentity};
 use crate::tls::{Trust, Verify};
 use crate::tunnel::SettingNames;
-
-/// The maximum size of a PEM file in bytes. A bundle with all public CAs is many times smaller.
-const LONGEST_PEM: u64 = 16 << 20;
 
 const CLIENT_SETTINGS: [&Declaration; 2] =
     [&options::CLIENT_CERT.declaration, &options::CLIENT_KEY.declaration];
@@ -141,8 +137,9 @@ fn incomplete(given: &Found<'_>, absent: &Declaration) -> ConfigError {
 /// # Errors
 /// Returns an error if the value is not PEM text and is not the path of a readable file.
 pub fn read_pem(found: &Found<'_>) -> Result<String, ConfigError> {
-    if let Some(text) = found.value.to_str().filter(|text| pem::is_pem(text)) {
-        return Ok(pem::with_line_ends(text));
+    let value = found.value.to_string_lossy();
+    if pem::is_pem(&value) {
+        return Ok(pem::with_line_ends(&value));
     }
     if found.setting.variable == names::CA_PEM {
         return Err(found.wrong(format!(
@@ -151,20 +148,14 @@ pub fn read_pem(found: &Found<'_>) -> Result<String, ConfigError> {
             ca_file = names::CA_FILE
         )));
     }
-    let mut text = String::new();
-    let read = File::open(found.value)
-        .and_then(|file| file.take(LONGEST_PEM + 1).read_to_string(&mut text));
-    let problem = match read {
-        Ok(length) if length as u64 <= LONGEST_PEM => return Ok(text),
-        Ok(_) => format!("a file of more than {LONGEST_PEM} bytes"),
-        Err(error) => format!("a file that cannot be read ({error})"),
-    };
-    let may_be_key = found.setting.variable == names::CLIENT_KEY;
-    let path = path_shown(&found.value.to_string_lossy(), may_be_key);
-    Err(found.wrong(format!(
-        "is {path}, {problem}; expected the path of a PEM file, or PEM text that contains \
-         -----BEGIN"
-    )))
+    pem::read_file(Path::new(found.value)).map_err(|error| {
+        let may_be_key = found.setting.variable == names::CLIENT_KEY;
+        found.wrong(format!(
+            "is {path}, a file that cannot be read ({error}); expected the path of a PEM file, or \
+             PEM text that contains -----BEGIN",
+            path = path_shown(&value, may_be_key)
+        ))
+    })
 }
 
 /// Returns the text that an error shows for `path`. Users sometimes paste a key without its BEGIN

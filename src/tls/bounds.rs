@@ -43,8 +43,8 @@ fn check(chain: &mut X509StoreContextRef, whole: bool) -> bool {
     let is_usual = raw::sent_by_server(chain).and_then(|sent| sent.get(0)).is_none_or(is_usual);
     chain.set_error(if is_usual { X509VerifyResult::OK } else { KEY_TOO_LONG });
     let accepted = is_usual && (!whole || chain.verify_cert().unwrap_or(false));
-    if let (Some(sent), Some(facts)) = (raw::sent_by_server(chain), session::facts_of(chain)) {
-        facts.note_chain(sent, chain.error());
+    if let Some(facts) = session::facts_of(chain) {
+        facts.note_chain(chain);
     }
     accepted
 }

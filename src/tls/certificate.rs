@@ -77,15 +77,24 @@ fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
         return names;
     }
     let common_names = certificate.subject().iter_common_name();
-    common_names.filter_map(|name| name.as_str().ok()).map(printable).collect()
+    let common_names = common_names.filter_map(|name| name.as_str().ok());
+    common_names.map(|name| host_name(name, "a common name")).collect()
 }
 
 fn name(general: &GeneralName<'_>) -> Option<String> {
     match general {
-        GeneralName::DNSName(name) => Some(printable(name)),
+        GeneralName::DNSName(name) => Some(host_name(name, "a DNS name")),
         GeneralName::IPAddress(bytes) => ip_address(bytes).map(|address| address.to_string()),
         _ => None,
     }
+}
+
+/// Returns the host name `name`. If the host name looks like an IP address, adds the name's kind: a
+/// certificate is valid for an IP address only if the certificate lists the address as an IP
+/// address (RFC 9525).
+fn host_name(name: &str, kind: &str) -> String {
+    let name = printable(name);
+    if name.parse::<IpAddr>().is_ok() { format!("{name} ({kind})") } else { name }
 }
 
 fn ip_address(bytes: &[u8]) -> Option<IpAddr> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use openssl::error::ErrorStack;
 use openssl::ssl::{SslContextBuilder, SslOptions};
+use openssl::x509::verify::X509VerifyFlags;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OnceCell;
 use tokio_native_tls::TlsConnector;
@@ -163,6 +164,8 @@ fn set_up(context: &mut SslContextBuilder, trust: &Trust) -> Result<(), ErrorSta
         (None, Verify::None) => &[][..],
         (None, Verify::Ca | Verify::Full) => roots::loaded(),
     };
+    // Like curl, trust each of these certificates, even if the certificate is not a root.
+    context.cert_store_mut().set_flags(X509VerifyFlags::PARTIAL_CHAIN)?;
     for root in roots {
         context.cert_store_mut().add_cert(root.clone())?;
     }

@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::io;
+use std::net::IpAddr;
 
 use openssl::error::ErrorStack;
 use openssl::x509::X509VerifyResult;
@@ -15,9 +16,9 @@ use super::stream::Facts;
 /// OpenSSL's reason code SSL_R_UNEXPECTED_EOF_WHILE_READING (3.0 and later): the peer closed the
 /// connection without close_notify.
 const UNEXPECTED_EOF: i32 = 294;
-/// The maximum number of characters of an issuer's name that an error shows. The limit leaves space
-/// for the hint in the error that the app gets.
-const LONGEST_ISSUER: usize = 60;
+/// The maximum number of characters of a CA's name that an error shows. The limit leaves space for
+/// the hint in the error that the app gets.
+const LONGEST_NAME: usize = 60;
 
 /// True if `reason` is an internal error of OpenSSL (ERR_R_FATAL), such as a lack of memory.
 /// OpenSSL 3 marks internal errors with ERR_RFLAG_FATAL and ERR_RFLAG_COMMON. In OpenSSL 1.1.1,
@@ -103,6 +104,9 @@ pub enum Flaw {
     Key,
     /// No trusted CA has signed the chain.
     Chain,
+    /// A trusted CA has signed the chain, but a certificate of the chain has another flaw: its key
+    /// is too short, or it is not for TLS servers, for example.
+    Unsuitable,
 }
 
 impl Flaw {
@@ -112,8 +116,15 @@ impl Flaw {
             ffi::X509_V_ERR_HOSTNAME_MISMATCH | ffi::X509_V_ERR_IP_ADDRESS_MISMATCH => Flaw::Name,
             ffi::X509_V_ERR_CERT_HAS_EXPIRED => Flaw::Expired,
             ffi::X509_V_ERR_CERT_NOT_YET_VALID => Flaw::NotYetValid,
+            ffi::X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT
+            | ffi::X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY
+            | ffi::X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE
+            | ffi::X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT
+            | ffi::X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN
+            | ffi::X509_V_ERR_CERT_SIGNATURE_FAILURE
+            | ffi::X509_V_ERR_CERT_UNTRUSTED => Flaw::Chain,
             _ if verified == bounds::KEY_TOO_LONG => Flaw::Key,
-            _ => Flaw::Chain,
+            _ => Flaw::Unsuitable,
         }
     }
 }
@@ -127,26 +138,27 @@ impl Rejected {
             Flaw::Key => "the certificate's RSA key or exponent is too long",
             _ => facts.verified().error_string(),
         };
-        let reason = certificate.as_ref().and_then(|certificate| match flaw {
-            Flaw::Name => Some(format!(
-                "the certificate is for {names}, not for {name}",
-                names = certificate.names_in_short()
-            )),
-            Flaw::NotYetValid => Some(format!(
-                "the certificate is not valid before {from}",
-                from = certificate.valid_from
-            )),
-            // If the server's certificate has not expired, another certificate of the chain has
-            // expired.
-            Flaw::Expired if certificate.days_left < 0 => {
-                Some(format!("the certificate expired on {}", certificate.expires))
+        let reason = certificate.as_ref().zip(facts.at_fault()).and_then(|(own, at_fault)| {
+            let shown = |name: &str| name.chars().take(LONGEST_NAME).collect::<String>();
+            let which = match at_fault == *own {
+                true => "the certificate".to_owned(),
+                false => format!("the CA certificate {}", shown(&at_fault.subject)),
+            };
+            match flaw {
+                Flaw::Name => Some(format!(
+                    "the certificate is for {names}, not for {kind}{name}",
+                    names = own.names_in_short(),
+                    kind = if name.parse::<IpAddr>().is_ok() { "the IP address " } else { "" }
+                )),
+                Flaw::NotYetValid => {
+                    Some(format!("{which} is not valid before {}", at_fault.valid_from))
+                }
+                Flaw::Expired => Some(format!("{which} expired on {}", at_fault.expires)),
+                Flaw::Chain if at_fault.issuer == own.subject => None,
+                Flaw::Chain => Some(format!("{verdict}: {}", shown(&at_fault.issuer))),
+                Flaw::Unsuitable => Some(format!("{verdict}: {}", shown(&at_fault.subject))),
+                Flaw::Key => None,
             }
-            Flaw::Chain => {
-                let issuer = facts.chain_end()?.issuer;
-                let shown: String = issuer.chars().take(LONGEST_ISSUER).collect();
-                (issuer != certificate.subject).then(|| format!("{verdict}: {shown}"))
-            }
-            Flaw::Expired | Flaw::Key => None,
         });
         Rejected { flaw, reason: reason.unwrap_or_else(|| verdict.to_owned()), certificate }
     }

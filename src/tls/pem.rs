@@ -1,6 +1,10 @@
 //! Reads certificates and keys from PEM. OpenSSL checks the certificates and keys before COMMAND
 //! starts, so that users see an error at the start, and not only with the first connection.
 
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+
 use openssl::error::ErrorStack;
 use openssl::pkey::{PKey, Private};
 use openssl::ssl::{SslContextBuilder, SslMethod};
@@ -8,16 +12,33 @@ use openssl::x509::X509;
 
 /// The beginning of every PEM block (RFC 7468 section 2).
 const BEGIN: &str = "-----BEGIN ";
+/// The maximum size of a PEM file in bytes. A bundle with all public CAs is many times smaller.
+const LONGEST: u64 = 16 << 20;
+
+/// Reads the text of a PEM file. Replaces bytes that are not UTF-8, because the text outside PEM
+/// blocks may have any encoding (RFC 7468 section 2).
+///
+/// # Errors
+/// If the file cannot be read, or has more than 16 MiB.
+pub fn read_file(file: &Path) -> io::Result<String> {
+    let mut pem = Vec::new();
+    if File::open(file)?.take(LONGEST + 1).read_to_end(&mut pem)? as u64 > LONGEST {
+        let problem = format!("more than {LONGEST} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, problem));
+    }
+    Ok(String::from_utf8_lossy(&pem).into_owned())
+}
 
 /// True if `text` is PEM text. False if `text` may be the path of a PEM file.
 pub fn is_pem(text: &str) -> bool {
     text.contains(BEGIN)
 }
 
-/// If `text` is a single line, replaces each `\n` (a backslash and the letter n) by a line end.
-/// Users write PEM with `\n` where a setting's value must be a single line.
+/// Replaces each `\n` (a backslash and the letter n) by a line end, and removes each `\r`. Users
+/// write PEM text with `\n` where a setting's value must be a single line. PEM blocks contain no
+/// other backslash.
 pub fn with_line_ends(text: &str) -> String {
-    if text.contains('\n') { text.to_owned() } else { text.replace("\\n", "\n") }
+    text.replace("\\r", "").replace("\\n", "\n")
 }
 
 /// The PEM labels of certificates. The list excludes the label TRUSTED CERTIFICATE, because a block
@@ -87,23 +108,33 @@ pub fn client_chain(pem: &str) -> Result<Vec<X509>, String> {
     Ok(chain)
 }
 
+/// True if `pem` contains an encrypted key in PKCS#8 (RFC 7468 section 11) or in an older format
+/// (RFC 1421 section 4.6.1.1).
+fn is_encrypted(pem: &str) -> bool {
+    pem.lines().any(|line| match line.strip_prefix("Proc-Type:") {
+        Some(kind) => kind.trim() == "4,ENCRYPTED",
+        None => line.starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----"),
+    })
+}
+
 impl ClientIdentity {
     /// Adds the private key in `pem` to a chain from [`client_chain`].
     ///
     /// # Errors
     /// If the key is invalid or belongs to another certificate. The caller must put the setting's
-    /// name in front of the message. An encrypted key is invalid, because OpenSSL would ask for the
-    /// key's password on the terminal.
+    /// name in front of the message. An encrypted key is invalid, because the launcher has no
+    /// password.
     ///
     /// # Panics
     /// If `chain` is empty.
     pub fn new(chain: Vec<X509>, pem: &str) -> Result<ClientIdentity, String> {
-        let problem = if pem.contains("ENCRYPTED") {
+        let problem = if is_encrypted(pem) {
             "holds an encrypted key; decrypt it: openssl pkcs8 -topk8 -nocrypt -in KEY.pem -out \
              NEW.pem"
         } else if !pem.contains(" PRIVATE KEY-----") {
             "holds no private key; expected PEM with -----BEGIN PRIVATE KEY----- in it"
-        } else if let Ok(key) = PKey::private_key_from_pem(pem.as_bytes()) {
+        } else if let Ok(key) = PKey::private_key_from_pem_passphrase(pem.as_bytes(), b"") {
+            // The empty password keeps OpenSSL from asking for a password on the terminal.
             if chain[0].public_key().is_ok_and(|public| public.public_eq(&key)) {
                 return Ok(ClientIdentity { chain, key });
             }
@@ -147,9 +178,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn escaped_line_ends_are_replaced_only_in_a_single_line() {
-        assert_eq!(with_line_ends("a\\nb\\n"), "a\nb\n");
-        assert_eq!(with_line_ends("a\nb\\n"), "a\nb\\n");
+    fn escaped_line_ends_are_replaced() {
+        for text in ["a\\nb\\n", "a\\nb\n", "a\\nb\\n\n", "a\\r\\nb\\r\\n", "a\nb\\n"] {
+            assert_eq!(with_line_ends(text).trim_end(), "a\nb", "{text:?}");
+        }
     }
 
     #[test]

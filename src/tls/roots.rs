@@ -9,7 +9,6 @@ use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -19,6 +18,7 @@ use super::pem;
 use super::trust::{Trust, Verify};
 use crate::names;
 use crate::sandbox::directory_of;
+use crate::secret::shown;
 use crate::system::process::set_variable;
 
 /// The environment variables with the paths of the file and of the directories that contain CA
@@ -65,7 +65,7 @@ pub fn loaded() -> &'static [X509] {
         let bundle = BUNDLE.get().into_iter().cloned();
         let directories = own_directories().unwrap_or_default();
         let files = bundle.chain(directories.iter().flat_map(|directory| hashed(directory)));
-        let pems = files.filter_map(|file| read(&file).ok());
+        let pems = files.filter_map(|file| pem::read_file(&file).ok());
         pems.flat_map(|pem| certificates_in(&pem).collect::<Vec<_>>()).collect()
     };
     ROOTS.get_or_init(load)
@@ -92,14 +92,15 @@ pub fn check() -> Result<(), RootsProblem> {
     let can_read = |directory: &PathBuf| fs::read_dir(directory).is_ok();
     if own_directories.as_ref().is_some_and(|directories| !directories.iter().any(can_read)) {
         let problem = format!(
-            "is '{}', which lists no readable directory; set the variable to a list of directories \
-             separated by colons, or unset the variable to use the system's directories",
-            setting(CERT_DIR).unwrap_or_default().display()
+            "is {list}, which lists no readable directory; set the variable to a list of \
+             directories separated by colons, or unset the variable to use the system's \
+             directories",
+            list = shown(&setting(CERT_DIR).unwrap_or_default().to_string_lossy())
         );
         return Err(RootsProblem { variable: Some(CERT_DIR), problem });
     }
     let found = openssl_probe::probe();
-    let bundle = found.cert_file.and_then(|bundle| read(&bundle).ok());
+    let bundle = found.cert_file.and_then(|bundle| pem::read_file(&bundle).ok());
     let directories = own_directories.unwrap_or(found.cert_dir);
     let has_some = bundle.is_some_and(|pem| certificates_in(&pem).next().is_some())
         || directories.iter().any(|directory| hashed(directory).next().is_some());
@@ -144,26 +145,17 @@ fn setting(variable: &str) -> Option<OsString> {
 /// Checks that the file in SSL_CERT_FILE can be read and contains a certificate. An empty file is
 /// also valid, because users who want to use only the directories set SSL_CERT_FILE to `/dev/null`.
 fn check_file(file: &Path) -> Result<(), RootsProblem> {
-    let reason = match read(file) {
+    let reason = match pem::read_file(file) {
         Ok(pem) if pem.is_empty() || certificates_in(&pem).next().is_some() => return Ok(()),
         Ok(_) => "which holds no certificate".to_owned(),
         Err(error) => format!("which cannot be read ({error})"),
     };
     let problem = format!(
-        "is '{}', {reason}; set the variable to a readable PEM bundle, or unset the variable to \
+        "is {file}, {reason}; set the variable to a readable PEM bundle, or unset the variable to \
          use the system's bundle",
-        file.display()
+        file = shown(&file.to_string_lossy())
     );
     Err(RootsProblem { variable: Some(CERT_FILE), problem })
-}
-
-/// The maximum number of bytes that the launcher reads from a file with CA certificates.
-const LONGEST: u64 = 16 << 20;
-
-fn read(file: &Path) -> io::Result<String> {
-    let mut pem = Vec::new();
-    fs::File::open(file)?.take(LONGEST).read_to_end(&mut pem)?;
-    Ok(String::from_utf8_lossy(&pem).into_owned())
 }
 
 fn certificates_in(pem: &str) -> impl Iterator<Item = X509> {

@@ -3,32 +3,45 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use openssl::stack::StackRef;
-use openssl::x509::{X509, X509VerifyResult};
+use openssl::x509::{X509, X509StoreContextRef, X509VerifyResult};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::certificate::Certificate;
+use super::raw::sent_by_server;
 
 /// The maximum number of session tickets that a server may send on one connection. Servers usually
 /// send two to four. A ticket costs some microseconds of CPU time, and a TLS record can hold 900
 /// tickets.
 const MOST_TICKETS: u32 = 64;
 
+/// The certificate chain of a server, and OpenSSL's verification result.
+#[derive(Debug)]
+struct Shown {
+    /// The certificate that the server has sent first, which is the server's own certificate.
+    own: Option<X509>,
+    verified: X509VerifyResult,
+    /// The certificate that OpenSSL verified last. If the chain was rejected, the reason is in this
+    /// certificate.
+    last_verified: Option<X509>,
+}
+
 /// The facts about one TLS connection. OpenSSL's callbacks collect these facts, because native-tls
 /// does not provide the facts.
 #[derive(Debug, Default)]
 pub struct Facts {
-    /// The certificates that the server has sent, and OpenSSL's verification result. The server's
-    /// own certificate comes first.
-    shown: OnceLock<(Vec<X509>, X509VerifyResult)>,
+    shown: OnceLock<Shown>,
     /// The number of session tickets that the server has sent.
     tickets: AtomicU32,
 }
 
 impl Facts {
-    /// Notes the certificates that the server has sent, and OpenSSL's verification result.
-    pub fn note_chain(&self, sent: &StackRef<X509>, verified: X509VerifyResult) {
-        self.shown.get_or_init(|| (sent.iter().map(ToOwned::to_owned).collect(), verified));
+    /// Notes the certificate chain in `verification`, and the result of the verification.
+    pub fn note_chain(&self, verification: &X509StoreContextRef) {
+        self.shown.get_or_init(|| Shown {
+            own: sent_by_server(verification).and_then(|sent| sent.get(0)).map(ToOwned::to_owned),
+            verified: verification.error(),
+            last_verified: verification.current_cert().map(ToOwned::to_owned),
+        });
     }
 
     /// Counts a session ticket. Returns false if the server has sent too many tickets.
@@ -44,17 +57,17 @@ impl Facts {
 
     /// Returns OpenSSL's verification result for the server's certificate chain.
     pub fn verified(&self) -> X509VerifyResult {
-        self.shown.get().map_or(X509VerifyResult::OK, |(_, verified)| *verified)
+        self.shown.get().map_or(X509VerifyResult::OK, |shown| shown.verified)
     }
 
     /// Returns the server's own certificate, whether or not the launcher accepted the certificate.
     pub fn certificate(&self) -> Option<Certificate> {
-        Certificate::from_der(&self.shown.get()?.0.first()?.to_der().ok()?)
+        Certificate::from_der(&self.shown.get()?.own.as_ref()?.to_der().ok()?)
     }
 
-    /// Returns the last certificate of the chain that the server has sent.
-    pub fn chain_end(&self) -> Option<Certificate> {
-        Certificate::from_der(&self.shown.get()?.0.last()?.to_der().ok()?)
+    /// Returns the certificate because of which OpenSSL rejected the server's certificate chain.
+    pub fn at_fault(&self) -> Option<Certificate> {
+        Certificate::from_der(&self.shown.get()?.last_verified.as_ref()?.to_der().ok()?)
     }
 
     /// True if reading has ended because the server sent too many session tickets.

@@ -200,6 +200,19 @@ fn another_pin(tunnel: &Tunnel) -> String {
     )
 }
 
+/// Returns what the user must do about a flaw that the launcher's settings cannot solve, except by
+/// verifying only the pin. Returns `None` for other flaws.
+pub fn cure(flaw: Flaw) -> Option<&'static str> {
+    match flaw {
+        Flaw::Expired => Some("renew the expired certificate"),
+        Flaw::NotYetValid => {
+            Some("check this machine's clock, or wait until the certificate is valid")
+        }
+        Flaw::Unsuitable => Some("replace the server's certificate chain"),
+        Flaw::Name | Flaw::Key | Flaw::Chain => None,
+    }
+}
+
 /// Returns the hint about a server certificate that the launcher has rejected.
 pub fn certificate(flaw: Flaw, tunnel: &Tunnel) -> String {
     let names = &tunnel.route.setting_names;
@@ -207,18 +220,14 @@ pub fn certificate(flaw: Flaw, tunnel: &Tunnel) -> String {
         [names::VERIFY, names::CA_FILE, names::PIN, names::SERVER_NAME].map(|name| names.of(name));
     let cure = match flaw {
         Flaw::Name => format!("set {name} to a name in the certificate, or set {verify}=ca"),
-        Flaw::Expired => format!(
-            "renew the server's certificate. Until the renewal, set {verify}=none and set {pin} to \
-             the server's pin"
-        ),
-        Flaw::NotYetValid => format!(
-            "check this machine's clock. If the clock is right, set {verify}=none and set {pin} to \
-             the server's pin until the certificate is valid"
-        ),
         Flaw::Key => "give the server a key of a usual type: ECDSA, or RSA with 2048 to 4096 bits \
                       and the exponent 65537"
             .to_owned(),
         Flaw::Chain => chain(tunnel, [verify, ca, pin]),
+        Flaw::Expired | Flaw::NotYetValid | Flaw::Unsuitable => format!(
+            "{cure}. Until then, set {verify}=none and {pin} to the server's pin",
+            cure = cure(flaw).unwrap_or_default()
+        ),
     };
     match names.full_by_url {
         false => cure,

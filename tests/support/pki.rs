@@ -9,7 +9,7 @@ use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
 use openssl::rsa::Rsa;
-use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
+use openssl::x509::extension::{BasicConstraints, ExtendedKeyUsage, SubjectAlternativeName};
 use openssl::x509::{X509, X509Name, X509NameBuilder};
 
 const DAY: i64 = 86_400;
@@ -43,6 +43,8 @@ pub struct Request<'a> {
     pub valid: (i64, i64),
     pub kind: Kind,
     pub is_ca: bool,
+    /// True if the certificate is valid only for clients, and not for servers.
+    pub for_clients: bool,
     /// True if the issuer signs with SHA-1 instead of SHA-256.
     pub weakly_signed: bool,
 }
@@ -56,6 +58,7 @@ impl Default for Request<'_> {
             valid: (-1, 2),
             kind: Kind::Rsa,
             is_ca: false,
+            for_clients: false,
             weakly_signed: false,
         }
     }
@@ -96,7 +99,7 @@ impl Certificate {
             builder
                 .append_extension(BasicConstraints::new().critical().ca().build().unwrap())
                 .unwrap();
-        } else {
+        } else if !(request.dns.is_empty() && request.ip.is_empty()) {
             let mut names = SubjectAlternativeName::new();
             for name in request.dns {
                 names.dns(name);
@@ -106,6 +109,10 @@ impl Certificate {
             }
             let names = names.build(&builder.x509v3_context(None, None)).unwrap();
             builder.append_extension(names).unwrap();
+        }
+        if request.for_clients {
+            let purpose = ExtendedKeyUsage::new().client_auth().build().unwrap();
+            builder.append_extension(purpose).unwrap();
         }
         let digest =
             if request.weakly_signed { MessageDigest::sha1() } else { MessageDigest::sha256() };
