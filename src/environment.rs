@@ -10,8 +10,11 @@ pub type Environment = BTreeMap<OsString, OsString>;
 /// Returns a copy of the launcher's environment. If a variable occurs several times, the copy
 /// contains the first value, because getenv(3) returns the first value to COMMAND.
 pub fn of_launcher() -> Environment {
-    // `collect` keeps the last value of each variable.
-    env::vars_os().collect::<Vec<_>>().into_iter().rev().collect()
+    let mut environment = Environment::new();
+    for (name, value) in env::vars_os() {
+        environment.entry(name).or_insert(value);
+    }
+    environment
 }
 
 /// Returns the value of the variable `name`, or `None` if the variable is unset or empty.

@@ -45,11 +45,11 @@ pub fn note(line: &str) {
     let _ = writeln!(stderr(), "{line}");
 }
 
-/// Writes `text` to stdout, and returns `code`. Ignores the error that stdout is a closed pipe,
-/// because users run commands such as `start-stunnel --check | head -1`.
+/// Writes `text` to stdout, and returns `code`. A closed stdout is no error, and neither is a pipe
+/// whose reader is gone, because users run commands such as `start-stunnel --check | head -1`.
 ///
 /// # Errors
-/// Returns an error if stdout cannot be written.
+/// Returns any other error of write(2), for example that the disk is full.
 pub fn print(text: &str, code: u8) -> io::Result<u8> {
     let mut stdout = Blocking(io::stdout().lock());
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {

@@ -47,11 +47,12 @@ pub fn shown(value: &str) -> String {
     const LONGEST: usize = 255;
     const SHORTEST_KEY: usize = 40;
     let misplaced = ["-----BEGIN", "://", "@"].iter().any(|mark| value.contains(mark));
-    let line = value.trim();
-    // The base64 text of a private key begins with M. The shortest private key is an Ed25519 key in
-    // PKCS#8, whose text has 64 characters (RFC 8410).
-    let is_key = line.starts_with('M') && line.len() >= SHORTEST_KEY && !line.contains('.');
-    if misplaced || is_key || value.len() > LONGEST || line.contains(['\n', '\r']) {
+    // The shortest private key is an Ed25519 key in PKCS#8. Its base64 text has 64 characters
+    // (RFC 8410). Absolute paths and pins (`sha256//…`) may be as long.
+    let is_key = value
+        .split(|c: char| !c.is_ascii_alphanumeric() && !"+/".contains(c))
+        .any(|run| run.len() >= SHORTEST_KEY && !run.starts_with('/') && !run.starts_with("sha"));
+    if misplaced || is_key || value.len() > LONGEST || value.trim().contains(['\n', '\r']) {
         return hidden(value);
     }
     let escape =
@@ -89,6 +90,7 @@ mod tests {
             "-----BEGIN PRIVATE KEY-----",
             "/a\nb",
             "\nMC4CAQAwBQYDK2VwBCIEIE1wMfGyaXJhY0Ck/Tb+Yx5u7OAlQ0jLxBvVfLKzKx6u\n",
+            "key=\"MC4CAQAwBQYDK2VwBCIEIE1wMfGyaXJhY0Ck/Tb+Yx5u7OAlQ0jLxBvVfLKzKx6u\"",
             "/".repeat(256).as_str(),
         ] {
             assert!(shown(hidden).ends_with("not shown"), "{hidden}");

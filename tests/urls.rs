@@ -133,9 +133,6 @@ fn log_asks_whether_a_similar_name_was_meant_to_be_redis_url() {
         let log = Launcher::script("true").settings(settings).run().stderr;
         assert_eq!(log.contains("Did you mean REDIS_URL?"), is_asked, "{settings:?}: {log}");
     }
-    let launcher = Launcher::script("true").settings(&[("REDIS_URI", "rediss://h")]);
-    let log = launcher.env("REDIS_STUNNEL_URLS", "REDIS_URL").refused();
-    assert!(log.contains("REDIS_URI holds a Redis URL. Did you mean REDIS_URL?"), "{log}");
 }
 
 /// Runs `--status` as COMMAND of a launcher. The launcher has its own network namespace, so that

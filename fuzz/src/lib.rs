@@ -25,7 +25,7 @@ use start_stunnel::redis_url::{Local, RedisUrl};
 use start_stunnel::status::{HostCheck, Status, serve_connection};
 use start_stunnel::tls::Pin as KeyPin;
 use start_stunnel::tls::pem::{self, ClientIdentity};
-use start_stunnel::tunnel::relay::{App, Redis, Relay, RelayEnd, Side};
+use start_stunnel::tunnel::relay::{App, Relay, RelayEnd, Side, Upstream};
 use start_stunnel::tunnel::tap::NoTap;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, duplex};
 use tokio::time::Instant;
@@ -368,7 +368,7 @@ impl App for Mock {
     }
 }
 
-impl Redis for Mock {
+impl Upstream for Mock {
     fn note_end(&mut self) {}
 }
 

@@ -10,7 +10,7 @@ use crate::tunnel::hints;
 pub struct Passes {
     pub ca: bool,
     pub full: bool,
-    /// The flaw for which the server's certificate fails verification.
+    /// The flaw for which the server's certificate fails verification, first of all at level `ca`.
     pub flaw: Option<Flaw>,
 }
 
@@ -37,7 +37,7 @@ pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> V
         let text = "the server's key differs from the pin. If the pin was copied wrongly, or the \
                     provider confirms a new key, set";
         all.push(advise(text, set_pin()));
-    } else if !passes_demanded && passes.flaw == Some(Flaw::Name) {
+    } else if !passes_demanded && passes.ca && passes.flaw == Some(Flaw::Name) {
         all.push(hints::certificate(Flaw::Name, &subject.tunnel));
     } else if !passes_demanded && trust.pins.is_empty() {
         let settings = [set_pin(), set_verify(Verify::None)].concat();
@@ -56,17 +56,16 @@ pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> V
 
 /// Writes a warning for users who are about to pin the key of a server that failed verification.
 fn unverified(subject: &Subject, flaw: Option<Flaw>) -> String {
-    let start = match flaw.and_then(hints::cure) {
-        Some(cure) => format!("{cure}. Until then,"),
+    let cure = match flaw.and_then(hints::cure) {
+        Some(cure) => format!("If you know this certificate, {cure}. Until then,"),
         None => format!(
-            "someone may be intercepting this connection. If your own CA signed the certificate, \
-             set {ca} to that CA. Otherwise",
+            "If your own CA signed the certificate, set {ca} to that CA. Otherwise",
             ca = subject.names_to_set(&options::CA_FILE.declaration).join(" and ")
         ),
     };
     format!(
-        "{start} get the server's pin over a connection that you trust. If that pin equals the pin \
-         below, set"
+        "someone may be intercepting this connection. {cure} get the server's pin over a \
+         connection that you trust. If that pin equals the pin below, set"
     )
 }
 

@@ -153,13 +153,10 @@ fn url_in(
 ) -> Result<Option<(String, RedisUrl)>, ConfigError> {
     let Some(value) = lookup(environment, name) else {
         let Some(list) = list else { return Ok(None) };
-        let mut problem = format!(
+        let problem = format!(
             "is not set, but {list} lists this variable; set the variable, or remove the variable \
              from the list"
         );
-        if let Some(question) = question(environment).filter(|_| name == REDIS_URL) {
-            problem += &format!(". {question}");
-        }
         return Err(ConfigError::new(name, problem));
     };
     let parsed = match value.to_str() {

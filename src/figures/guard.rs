@@ -140,8 +140,8 @@ impl ReplyClock<'_> {
         self.figures.state().waits.entry(self.key).or_insert(now);
     }
 
-    /// Notes that bytes came from Redis at the time `now`. If the connection was waiting for a
-    /// reply, the wait ends.
+    /// Notes that bytes came from Redis at the time `now`, which is the tunnel's latest success. If
+    /// the connection was waiting for a reply, the wait ends.
     pub fn received(&self, now: Instant) {
         let mut state = self.figures.state_at(now);
         state.counts.last_success = Some(unix_ms(SystemTime::now()));

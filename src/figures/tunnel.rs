@@ -54,7 +54,8 @@ pub const UNANSWERED: &str = "unanswered";
 /// The reason for a failure in which Redis's first reply said that Redis has too many clients.
 pub const FULL: &str = "max_clients";
 
-/// A tunnel counts as failing for this long after its latest failure, unless Redis answers earlier.
+/// A tunnel counts as failing for this long after its latest failure, unless Redis answers a new
+/// connection earlier.
 pub const LAPSE: Duration = Duration::from_secs(60);
 
 /// The figures of one tunnel.
@@ -92,11 +93,12 @@ pub struct TunnelSnapshot {
     /// The time that the oldest unanswered request has waited for a reply. Zero if no request
     /// waits.
     pub longest_wait_for_reply: Duration,
-    /// The time of the tunnel's first failure since its latest success, in milliseconds since 1970.
-    /// `None` if the tunnel works, or if the tunnel's latest failure is older than [`LAPSE`].
+    /// The time of the tunnel's first failure since Redis last answered a new connection, in
+    /// milliseconds since 1970. `None` if there was none, or if the latest failure is older than
+    /// [`LAPSE`].
     pub failing_since: Option<u64>,
-    /// True if Redis has not answered since the tunnel's latest failure, and the failure is older
-    /// than [`LAPSE`].
+    /// True if Redis has answered no new connection since the tunnel's latest failure, and the
+    /// failure is older than [`LAPSE`].
     pub has_lapsed: bool,
     pub failure: Option<FailureText>,
     pub certificate: Option<CertificateText>,
@@ -163,13 +165,11 @@ impl TunnelFigures {
     /// Notes that Redis has sent the first byte on an app connection, which shows that the tunnel
     /// works.
     pub fn answered(&self) {
-        let mut state = self.state();
-        state.counts.last_success = Some(unix_ms(SystemTime::now()));
-        state.failing_since = None;
+        self.state().failing_since = None;
     }
 
-    /// Notes a failure. The tunnel counts as failing until Redis answers, or until the failure is
-    /// older than [`LAPSE`]. `reason` is [`UNANSWERED`] or [`FULL`].
+    /// Notes a failure. The tunnel counts as failing until Redis answers a new connection, or until
+    /// the failure is older than [`LAPSE`]. `reason` is [`UNANSWERED`] or [`FULL`].
     pub fn fails(&self, reason: &'static str, error: String, hint: String) {
         self.state().fails(reason, error, hint);
     }

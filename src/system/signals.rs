@@ -1,5 +1,6 @@
 //! Receives and sends signals. The launcher blocks all signals, and reads each signal, together
-//! with the signal's sender, from a descriptor (signalfd(2)).
+//! with the signal's sender, from a descriptor (signalfd(2)). Before `main`, this module also
+//! records and prepares what Rust's runtime would change: SIGPIPE and closed standard streams.
 
 #![allow(unsafe_code)]
 

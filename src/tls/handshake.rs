@@ -93,7 +93,7 @@ impl Misconfiguration {
     }
 }
 
-/// The kind of flaw for which a certificate was rejected. Each kind has its own hint for the user.
+/// Why a certificate was rejected. Each reason has its own hint for the user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flaw {
     /// The certificate is for another name.
@@ -104,8 +104,8 @@ pub enum Flaw {
     Key,
     /// No trusted CA has signed the chain.
     Chain,
-    /// A trusted CA has signed the chain, but a certificate of the chain has another flaw: its key
-    /// is too short, or it is not for TLS servers, for example.
+    /// A certificate of the chain has another flaw: its key is too short, or it is not for TLS
+    /// servers, for example. OpenSSL has not verified the chain's signatures yet.
     Unsuitable,
 }
 
@@ -154,6 +154,7 @@ impl Rejected {
                     Some(format!("{which} is not valid before {}", at_fault.valid_from))
                 }
                 Flaw::Expired => Some(format!("{which} expired on {}", at_fault.expires)),
+                // The issuer of a self-signed certificate tells the user nothing new.
                 Flaw::Chain if at_fault.issuer == own.subject => None,
                 Flaw::Chain => Some(format!("{verdict}: {}", shown(&at_fault.issuer))),
                 Flaw::Unsuitable => Some(format!("{verdict}: {}", shown(&at_fault.subject))),

@@ -29,7 +29,7 @@ pub fn read_file(file: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&pem).into_owned())
 }
 
-/// True if `text` is PEM text. False if `text` may be the path of a PEM file.
+/// True if `text` is PEM text, and not the path of a PEM file.
 pub fn is_pem(text: &str) -> bool {
     text.contains(BEGIN)
 }

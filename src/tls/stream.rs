@@ -65,7 +65,8 @@ impl Facts {
         Certificate::from_der(&self.shown.get()?.own.as_ref()?.to_der().ok()?)
     }
 
-    /// Returns the certificate because of which OpenSSL rejected the server's certificate chain.
+    /// Returns the certificate that OpenSSL verified last. If OpenSSL rejected the chain, this
+    /// certificate was the reason.
     pub fn at_fault(&self) -> Option<Certificate> {
         Certificate::from_der(&self.shown.get()?.last_verified.as_ref()?.to_der().ok()?)
     }

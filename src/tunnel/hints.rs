@@ -66,10 +66,7 @@ impl Failure {
             {
                 Described::new(
                     FailureReason::Threads,
-                    format!(
-                        "no thread is free for the name lookup: {error}",
-                        error = in_words(error)
-                    ),
+                    format!("no thread is free: {error}", error = in_words(error)),
                     "raise the limit on processes and threads (ulimit -u, or the container's pids \
                      limit), or start fewer processes and threads",
                 )
@@ -200,8 +197,8 @@ fn another_pin(tunnel: &Tunnel) -> String {
     )
 }
 
-/// Returns what the user must do about a flaw that the launcher's settings cannot solve, except by
-/// verifying only the pin. Returns `None` for other flaws.
+/// Returns what to do about a flaw that no setting for a CA or a server name can solve. Returns
+/// `None` for other flaws.
 pub fn cure(flaw: Flaw) -> Option<&'static str> {
     match flaw {
         Flaw::Expired => Some("renew the expired certificate"),

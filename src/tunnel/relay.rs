@@ -40,9 +40,10 @@ pub trait App: Stream {
 }
 
 /// The stream of a connection to Redis.
-pub trait Redis: Stream {
-    /// Notes that Redis has ended its side. Redis never half-closes, so Redis no longer has the
-    /// connection. The relay may still write to this stream, because other servers may half-close.
+pub trait Upstream: Stream {
+    /// Notes that Redis has closed its side, and that the app has all bytes from Redis. Redis has
+    /// then freed the connection. Another server may have closed only its own side, so the relay
+    /// may still write.
     fn note_end(&mut self);
 }
 
@@ -112,7 +113,7 @@ impl<'a, A, R, T: Tap> Relay<'a, A, R, T> {
     }
 }
 
-impl<A: App, R: Redis, T: Tap> Future for Relay<'_, A, R, T> {
+impl<A: App, R: Upstream, T: Tap> Future for Relay<'_, A, R, T> {
     type Output = RelayEnd;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<RelayEnd> {
@@ -134,7 +135,7 @@ impl<A: App, R: Redis, T: Tap> Future for Relay<'_, A, R, T> {
     }
 }
 
-impl<A: App, R: Redis, T: Tap> Relay<'_, A, R, T> {
+impl<A: App, R: Upstream, T: Tap> Relay<'_, A, R, T> {
     /// Moves bytes from the app to Redis. Returns the reason if the relay has ended.
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Option<RelayEnd> {
         loop {

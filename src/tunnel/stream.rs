@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::limit::Slot;
 use super::read_ahead::{ReadAhead, endless};
-use super::relay::Redis;
+use super::relay::Upstream;
 use crate::figures::UpstreamState;
 use crate::tls::{TlsStream, is_unannounced_close};
 
@@ -27,8 +27,8 @@ const READINESS_TRIES: usize = 4;
 #[derive(Debug)]
 pub struct TlsUpstream {
     tls: TlsStream<ReadAhead>,
-    /// The slot of `--max-connections` that the connection holds, or `None` after Redis has ended a
-    /// relay's connection.
+    /// The slot of `--max-connections` that the connection holds. `None` after
+    /// [`Upstream::note_end`].
     slot: Option<Slot>,
     pub address: SocketAddr,
     pub made: Instant,
@@ -104,8 +104,8 @@ impl TlsUpstream {
     }
 }
 
-impl Redis for TlsUpstream {
-    /// Ends the connection's count and slot now. The app may keep its side open for hours.
+impl Upstream for TlsUpstream {
+    /// Ends the connection's count and slot. The app may keep its side open for hours.
     fn note_end(&mut self) {
         self.tls.get_mut().held = None;
         self.slot = None;

@@ -29,7 +29,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> App for Join<R, W> {
     }
 }
 
-impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Redis for Join<R, W> {
+impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Upstream for Join<R, W> {
     fn note_end(&mut self) {}
 }
 
@@ -39,7 +39,7 @@ impl App for DuplexStream {
     }
 }
 
-impl Redis for DuplexStream {
+impl Upstream for DuplexStream {
     fn note_end(&mut self) {}
 }
 
@@ -57,7 +57,11 @@ async fn is_open(far: &mut DuplexStream) -> bool {
     .await
 }
 
-async fn relay<A: App, R: Redis>(app: &mut A, redis: &mut R, idle: Option<Duration>) -> RelayEnd {
+async fn relay<A: App, R: Upstream>(
+    app: &mut A,
+    redis: &mut R,
+    idle: Option<Duration>,
+) -> RelayEnd {
     Relay::new(app, redis, &mut NoTap, idle).await
 }
 
