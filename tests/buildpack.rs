@@ -220,7 +220,7 @@ fn warned(said: Outcome, done: &str, words: &[&str]) {
 }
 
 #[test]
-fn build_warns_if_it_replaces_a_file_that_is_not_the_shim() {
+fn build_warns_of_another_launcher_and_of_retired_scripts() {
     let older_shim = "#!/bin/sh\n\
                       # Stands in for it. Made by: start-stunnel --print-shim > bin/start-stunnel\n\
                       exec start-stunnel \"$@\"\n";
@@ -241,16 +241,8 @@ fn build_warns_if_it_replaces_a_file_that_is_not_the_shim() {
             warned(build(&site), done, &[]);
             fs::remove_file(site.at("app/bin/start-stunnel")).unwrap();
         }
-    }
-}
-
-#[test]
-fn build_warns_of_files_of_the_retired_buildpack() {
-    for (build, done) in BUILDS {
-        let site = Site::new();
         site.write("app/bin/stunnel-conf.sh", "#!/usr/bin/env bash\n");
-        let words = ["bin/stunnel-conf.sh", "heroku buildpacks:remove heroku/redis"];
-        warned(build(&site), done, &words);
+        warned(build(&site), done, &["bin/stunnel-conf.sh", warning[1]]);
         assert!(site.at("app/bin/stunnel-conf.sh").exists(), "the build removed a file of the app");
     }
 }
@@ -275,17 +267,16 @@ fn build_refuses_a_broken_link_named_bin() {
 #[test]
 fn build_prints_a_hint_if_no_process_uses_the_launcher() {
     let site = Site::new();
-    for procfile in [Some("web: bundle exec puma\n# bin/start-stunnel\n"), None] {
-        let file = site.at("app/Procfile");
-        match procfile {
-            Some(text) => fs::write(&file, text).unwrap(),
-            None => fs::remove_file(&file).unwrap(),
-        }
+    let prints_hint = || {
         let said = site.compile().ok();
         let hint = "       No process in the Procfile uses start-stunnel yet.";
         let example = "           web: bin/start-stunnel bundle exec puma";
         assert!(said.contains(hint) && said.contains(example), "{said}");
-    }
+    };
+    fs::write(site.at("app/Procfile"), "web: bundle exec puma\n# bin/start-stunnel\n").unwrap();
+    prints_hint();
+    fs::remove_file(site.at("app/Procfile")).unwrap();
+    prints_hint();
 }
 
 #[test]
@@ -328,22 +319,6 @@ fn build_error_names_a_folder_that_is_not_writable() {
     fs::remove_dir_all(site.at("app/bin")).unwrap();
     fs::write(site.at("app/bin"), "").unwrap();
     site.refuses(Site::compile, &["bin is not a folder"]);
-}
-
-#[test]
-fn build_without_arguments_prints_its_usage() {
-    let site = Site::new();
-    site.refuses(|site| site.classic("compile", &[]), &["Usage: bin/compile BUILD_DIR CACHE_DIR"]);
-    site.refuses(|site| site.classic("compile", &["app"]), &["Usage: bin/compile"]);
-    site.refuses(
-        |site| site.classic("compile", &["nowhere", "cache"]),
-        &["BUILD_DIR is not a folder"],
-    );
-    site.refuses(|site| site.classic("detect", &[]), &["Usage: bin/detect BUILD_DIR"]);
-    site.refuses(
-        |site| Outcome::of(&mut site.command(&site.at("buildpack/bin/build"))),
-        &["CNB_LAYERS_DIR is not a folder: not set"],
-    );
 }
 
 #[test]

@@ -3,17 +3,17 @@
 mod support;
 
 use std::io::Write;
-use std::net::TcpStream;
 use std::process::Command;
 
 use serde_json::Value;
 use support::launcher::{BINARY, Launcher, Outcome};
 use support::peer::Peer;
-use support::pki::{Authority, Certificate, Request};
+use support::pki::{Certificate, Request};
 use support::proc::core_limit;
 use support::pty::Terminal;
 use support::scripted::{redis, scripted};
-use support::servers::{Front, PASSWORD, Server};
+use support::servers::{Front, Issued, PASSWORD, Server};
+use support::snippets::printed;
 use support::two_free_ports;
 
 fn check(url: &str, settings: &[(&str, &str)]) -> Outcome {
@@ -65,10 +65,8 @@ fn fits_a_terminal(table: &str) -> bool {
 
 #[test]
 fn the_check_of_a_working_server_prints_the_pin_to_set() {
-    let folder = tempfile::tempdir().unwrap();
-    let authority = Authority::new(folder.path());
-    let certificate = authority.issue(folder.path(), "leaf", &Request::default());
-    let server = Server::with_certificate(&certificate);
+    let Issued { authority, certificate, server, folder: _folder } =
+        Issued::new(&Request::default());
     let ended = check(&server.url(), &[]);
     assert_eq!(ended.code(), 0, "{ended:?}");
     let table = &ended.stdout;
@@ -89,8 +87,8 @@ fn the_check_of_a_working_server_prints_the_pin_to_set() {
     assert!(!table.contains('\x1b'), "no colours in a pipe");
     assert!(!table.contains(PASSWORD) && !ended.stderr.contains(PASSWORD));
 
-    let root = authority.root.certificate_file.to_str().unwrap();
-    let by_ca = report(&server.url(), &[("STUNNEL_CA_FILE", root), ("STUNNEL_VERIFY", "full")]);
+    let root = ("STUNNEL_CA_FILE", authority.root.path());
+    let by_ca = report(&server.url(), &[root, ("STUNNEL_VERIFY", "full")]);
     assert_eq!((by_ca.code, &by_ca.json["works"]), (0, &Value::Bool(true)), "{by_ca:?}");
     assert_eq!(by_ca.states(), ["ok", "ok", "ok", "skipped", "ok", "ok", "ok", "ok"]);
     assert_eq!(by_ca.json["certificate"]["pin"], certificate.pin());
@@ -233,12 +231,10 @@ fn check_reports_that_redis_behind_stunnel_may_be_down() {
 
 #[test]
 fn advice_for_a_certificate_with_another_name_works() {
-    let folder = tempfile::tempdir().unwrap();
-    let authority = Authority::new(folder.path());
     let name = "other.example";
     let request = Request { name, dns: &[name], ip: &[], ..Request::default() };
-    let server = Server::with_certificate(&authority.issue(folder.path(), "leaf", &request));
-    let root = ("STUNNEL_CA_FILE", authority.root.certificate_file.to_str().unwrap());
+    let Issued { authority, server, folder: _folder, .. } = Issued::new(&request);
+    let root = ("STUNNEL_CA_FILE", authority.root.path());
     let under_full = report(&server.url(), &[("STUNNEL_VERIFY", "full"), root]);
     assert_eq!(under_full.code, 1);
     assert_eq!(
@@ -283,15 +279,13 @@ fn advice_about_an_untrusted_server_fits_the_verify_level() {
 
 #[test]
 fn check_advises_to_set_a_ca_only_if_the_ca_is_unknown() {
-    let folder = tempfile::tempdir().unwrap();
-    let authority = Authority::new(folder.path());
     let good = Request::default();
     for (request, advice) in [
         (Request { valid: (-9, -3), ..good.clone() }, "renew the expired certificate. Until"),
         (Request { valid: (3, 9), ..good.clone() }, "check this machine's clock, or wait"),
         (Request { for_clients: true, ..good }, "replace the server's certificate chain. Until"),
     ] {
-        let server = Server::with_certificate(&authority.issue(folder.path(), "leaf", &request));
+        let Issued { authority, server, folder: _folder, .. } = Issued::new(&request);
         for level in ["ca", "full"] {
             let settings = [("STUNNEL_VERIFY", level), ("STUNNEL_CA_FILE", authority.root.path())];
             let report = report(&server.url(), &settings);
@@ -359,26 +353,14 @@ fn user_and_password_in_a_servers_error_are_masked() {
 
 #[test]
 fn the_check_names_the_settings_for_a_client_certificate() {
-    let folder = tempfile::tempdir().unwrap();
-    let authority = Authority::new(folder.path());
     for protocols in ["TLSv1.2", "TLSv1.3"] {
-        let server = Server::for_clients_of(&authority.root, protocols);
+        let server = Server::requiring_certificates(protocols);
         let report = report(&server.url(), &[]);
         assert_eq!(report.code, 1, "{report:?}");
         assert!(report.json["steps"].to_string().contains("client certificate"), "{report:?}");
         let expected = "set STUNNEL_CLIENT_CERT and STUNNEL_CLIENT_KEY";
         assert!(report.first_advice().contains(expected), "{protocols}: {report:?}");
     }
-}
-
-/// The name and the value in the only line of `table` that begins with `name=`. Users copy this
-/// line.
-fn copied<'a>(table: &'a str, name: &str) -> (&'a str, &'a str) {
-    let setting = format!("{name}=");
-    let lines: Vec<_> =
-        table.lines().map(str::trim).filter(|line| line.starts_with(&setting)).collect();
-    let [line] = lines[..] else { panic!("{name} on {} lines:\n{table}", lines.len()) };
-    line.split_once('=').unwrap()
 }
 
 #[test]
@@ -407,14 +389,14 @@ fn the_check_passes_with_the_settings_that_it_advises() {
         let is_pin_advised = before.stdout.contains("STUNNEL_PIN=");
         assert_eq!(is_pin_advised, advised[0].ends_with("PIN"), "{}", before.stdout);
         let mut changed = settings.to_vec();
-        changed.extend(advised.iter().map(|name| copied(&before.stdout, name)));
+        changed.extend(advised.iter().map(|name| (*name, printed(&before.stdout, name))));
         let after = check(&server.url(), &changed);
         assert_eq!(after.code(), 0, "{}", after.stdout);
         assert!(!after.stdout.contains("not authenticated"), "{}", after.stdout);
     }
     let by_option = |pin: &str| Launcher::new(["--check", "--pin", pin]).redis(&server.url()).run();
     let before = by_option(&other);
-    let (_, pin) = copied(&before.stdout, "--pin");
+    let pin = printed(&before.stdout, "--pin");
     assert_eq!((before.code(), by_option(pin).code()), (1, 0), "{}", before.stdout);
 }
 
@@ -436,9 +418,9 @@ fn each_variable_gets_its_pin_although_one_server_is_down() {
     let long = "HEROKU_REDIS_CHARCOAL_OF_THE_REPORTING_TEAM_URL";
     assert_eq!(first, ["REDIS_URL", long, "HEROKU_REDIS_DEAD_URL"]);
     settings.pop();
-    for variable in ["REDIS_URL", "HEROKU_REDIS_SAME_URL", long] {
-        settings.push(copied(&before.stdout, &format!("{variable}_STUNNEL_PIN")));
-    }
+    let pins =
+        ["REDIS_URL", "HEROKU_REDIS_SAME_URL", long].map(|name| format!("{name}_STUNNEL_PIN"));
+    settings.extend(pins.iter().map(|name| (&**name, printed(&before.stdout, name))));
     let after = Launcher::new(["--check"]).settings(&settings).run();
     assert_eq!(after.code(), 0, "{}", after.stdout);
     assert!(!after.stdout.contains("not authenticated"), "{}", after.stdout);
@@ -458,38 +440,23 @@ fn only_terminals_get_colours_and_no_color_turns_them_off() {
 }
 
 #[test]
-fn the_check_of_a_cluster_node_advises_about_its_limits() {
-    let server = Server::with_words(&["--cluster-enabled", "yes"]);
-    let report = report(&server.url(), &[]);
-    assert_eq!((report.code, report.json["mode"].as_str()), (0, Some("cluster")), "{report:?}");
-    for word in ["a node of a Redis Cluster", "MOVED", "STUNNEL_REDISS=passthrough"] {
-        assert!(report.advice().contains(word), "{word}: {report:?}");
-    }
-}
-
-#[test]
-fn the_check_of_a_sentinel_advises_to_use_the_master() {
-    let folder = tempfile::tempdir().unwrap();
-    let certificate = Certificate::self_signed(folder.path());
-    let port = two_free_ports();
-    let configuration = folder.path().join("sentinel.conf");
-    let lines = [
-        format!("port 0\ntls-port {port}\ntls-auth-clients no\nbind 127.0.0.1\n"),
-        format!("tls-cert-file {}\n", certificate.certificate_file.display()),
-        format!("tls-key-file {}\n", certificate.key_file.display()),
-        format!("tls-ca-cert-file {}\n", certificate.certificate_file.display()),
-        format!("dir {}\nsentinel monitor mymaster 127.0.0.1 1 1\n", folder.path().display()),
-    ];
-    std::fs::write(&configuration, lines.concat()).unwrap();
-    let mut sentinel = Command::new("redis-server");
-    sentinel.arg(&configuration).args(["--sentinel", "--logfile", "sentinel.log"]);
-    let _sentinel = support::Process(sentinel.spawn().unwrap());
-    support::eventually("the sentinel accepts connections", || {
-        TcpStream::connect(("127.0.0.1", port)).ok()
+fn the_check_of_a_cluster_or_sentinel_advises_about_limits() {
+    let cluster = Server::with_words(&["--cluster-enabled", "yes"]);
+    let mode = "redis_mode:sentinel\r\n";
+    let (sentinel, _) = scripted(move |_, request| match request[0].as_str() {
+        "INFO" => Some(format!("${}\r\n{mode}\r\n", mode.len())),
+        _ => Some(redis(request)),
     });
-    let report = report(&format!("rediss://127.0.0.1:{port}"), &[]);
-    assert_eq!((report.code, report.json["mode"].as_str()), (0, Some("sentinel")), "{report:?}");
-    assert!(report.advice().contains("tells the client the master's address"), "{report:?}");
+    let about_cluster = ["a node of a Redis Cluster", "MOVED", "STUNNEL_REDISS=passthrough"];
+    let about_sentinel = ["tells the client the master's address"];
+    for (url, mode, words) in [
+        (cluster.url(), "cluster", &about_cluster[..]),
+        (sentinel.url(), "sentinel", &about_sentinel),
+    ] {
+        let report = report(&url, &[]);
+        assert_eq!((report.code, report.json["mode"].as_str()), (0, Some(mode)), "{report:?}");
+        assert!(words.iter().all(|word| report.advice().contains(word)), "{report:?}");
+    }
 }
 
 #[test]

@@ -276,15 +276,6 @@ fn celery_finishes_its_job_after_sigterm() {
 }
 
 #[test]
-fn celery_works_with_ssl_cert_reqs_none_in_its_url() {
-    let server = start(Front::Redis);
-    let celery = Example::new("celery").with_query("?ssl_cert_reqs=none");
-    let url = celery.url(server.tls_port()).replacen("redis:", "rediss:", 1);
-    let enqueued = celery.process_with("enqueue", "", &url).run();
-    assert!(enqueued.stdout.starts_with("enqueued "), "{enqueued:?}");
-}
-
-#[test]
 fn rq_finishes_its_job_after_sigterm() {
     let version = "python3 -c 'import rq; print(rq.VERSION)'";
     Example::new("rq").finishes_its_job(version, "");

@@ -13,12 +13,6 @@ use support::proc::state;
 use support::servers::Server;
 use support::{full_pipe, wait_until};
 
-fn run_binary(words: &[&str]) -> (i32, String, String) {
-    let output = Command::new(BINARY).args(words).env_clear().output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
-}
-
 #[test]
 fn error_says_that_the_limit_on_open_files_is_too_low() {
     let script = "ulimit -n 100; exec \"$0\" echo ran";
@@ -92,20 +86,21 @@ fn port_that_cannot_be_bound_is_reported_at_any_log_level() {
 
 #[test]
 fn wrong_usage_exits_with_2_and_help_and_version_with_0() {
-    assert_eq!(run_binary(&[]).0, 2);
-    assert_eq!(run_binary(&["--no-such-option", "true"]).0, 2);
-    let (code, help, errors) = run_binary(&["--help"]);
-    assert_eq!((code, errors.as_str()), (0, ""));
+    for (words, code) in
+        [(&[][..], 2), (&["--no-such-option", "true"], 2), (&["--verify", "bogus", "true"], 78)]
+    {
+        assert_eq!(Launcher::new(words).run().code(), code, "{words:?}");
+    }
+    let help = Launcher::new(["--help"]).run().ok();
     assert!(help.contains("Usage: start-stunnel [OPTIONS] [--] COMMAND [ARG]..."), "{help}");
-    let (code, version, _) = run_binary(&["--version"]);
+    let version = Launcher::new(["--version"]).run().ok();
     let lines: Vec<_> = version.lines().collect();
-    assert_eq!((code, lines.len()), (0, 2), "{version}");
+    assert_eq!(lines.len(), 2, "{version}");
     assert_eq!(lines[0], concat!("start-stunnel ", env!("CARGO_PKG_VERSION")));
     let (openssl, rest) = lines[1].split_once(", ").unwrap();
     assert!(openssl.starts_with("OpenSSL ") && openssl.split(' ').count() == 2, "{version}");
     assert!(rest.starts_with(&format!("{}-linux", std::env::consts::ARCH)), "{version}");
-    assert_eq!(run_binary(&["-V"]), (0, format!("{}\n", lines[0]), String::new()));
-    assert_eq!(run_binary(&["--verify", "bogus", "true"]).0, 78);
+    assert_eq!(Launcher::new(["-V"]).run().ok(), format!("{}\n", lines[0]));
 }
 
 #[test]
@@ -211,7 +206,7 @@ fn retired_variable_is_named_by_check_and_print_env() {
         let said = format!("{}{}", ended.stdout, ended.stderr);
         assert!(said.contains("STUNNEL_SPARES") && said.contains("retired"), "{said}");
     }
-    assert!(!run_binary(&["--help"]).1.contains("pares"));
+    assert!(!Launcher::new(["--help"]).run().stdout.contains("pares"));
 }
 
 #[test]
@@ -327,8 +322,7 @@ fn unreadable_ssl_cert_file_or_dir_prevents_the_start() {
 
 #[test]
 fn help_has_headings_and_a_short_form() {
-    let (code, help, _) = run_binary(&["--help"]);
-    assert_eq!(code, 0);
+    let help = Launcher::new(["--help"]).run().ok();
     for heading in ["Tunnel:", "Trust:", "Connections:", "Status:", "Log:", "Examples:"] {
         assert!(help.lines().any(|line| line == heading), "{heading} in {help}");
     }
@@ -337,8 +331,7 @@ fn help_has_headings_and_a_short_form() {
     let examples = help.split("Examples:\n").nth(1).unwrap().lines();
     let examples: Vec<_> = examples.take_while(|line| !line.trim().is_empty()).collect();
     assert_eq!(examples.len(), 3, "{examples:?}");
-    let (code, short, _) = run_binary(&["-h"]);
-    assert_eq!(code, 0);
+    let short = Launcher::new(["-h"]).run().ok();
     assert!(short.lines().count() < 60 && short.len() < help.len() / 2, "{short}");
     for part in ["Usage:", "--verify", "--check", "start-stunnel --help"] {
         assert!(short.contains(part), "{part} in {short}");

@@ -7,10 +7,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use nix::libc;
-use support::launcher::{Outcome, send_signal};
+use support::is_root;
+use support::launcher::Outcome;
 use support::tool::Tool;
-use support::{is_root, wait_until};
 
 /// The figures in one row of `table`: the only row that begins with `start`.
 fn figures(table: &str, start: &str) -> Vec<u64> {
@@ -23,7 +22,7 @@ fn figures(table: &str, start: &str) -> Vec<u64> {
 /// the pool off. Returns true if neither run lost or doubled a job.
 fn is_lossless(system: &str, scenario: &str, once: &str) -> bool {
     let words = ["--modes", "off", "--systems", system, "--scenarios", scenario, once, "1"];
-    let run = Tool::start("jobs", &[&words[..], &["--linger", "0"]].concat(), &[]);
+    let run = Tool::start("jobs", &[&words[..], &["--linger", "0"]].concat());
     let (code, table, stderr) = run.finish();
     println!("{table}{stderr}");
     assert_eq!(code, 0);
@@ -81,14 +80,4 @@ fn bin_jobs_counts_lost_doubled_and_rejected_jobs() {
     let expected = "3 1 1 1 {'OSError: gone': 1}\n\
         ['lost', 'doubled', 'rejected'] ['lost', 'doubled'] ['lost', 'doubled'] []\n";
     assert_eq!(Outcome::of(&mut python).ok(), expected);
-}
-
-#[test]
-fn interrupted_bin_jobs_leaves_no_process_and_no_file() {
-    let run = Tool::start("jobs", &["--systems", "celery", "--scenarios", "restarts"], &[]);
-    // The eight processes are bin/jobs, Redis, and two workers with two child processes each.
-    wait_until("the workers run", || run.processes() >= 8);
-    send_signal(-run.process.pid(), libc::SIGINT);
-    let (code, _, stderr) = run.finish();
-    assert_eq!((code, stderr.as_str()), (1, "bin/jobs: interrupted\n"));
 }

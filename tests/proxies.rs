@@ -117,7 +117,7 @@ fn pinned_through(port: u16) {
     let checked = Launcher::new(["--check"]).redis(&url).run();
     assert_eq!(checked.code(), 0, "{}", checked.stdout);
     let pin = printed(&checked.stdout, "STUNNEL_PIN");
-    let held = Launcher::holding(&url).env("STUNNEL_PIN", &pin).start_held();
+    let held = Launcher::holding(&url).env("STUNNEL_PIN", pin).start_held();
     let mut client = held.client();
     assert_eq!(client.ask(&["PING"]), Reply::line("+PONG"));
     // Redis waits for a second, so both sides are silent.

@@ -22,15 +22,6 @@ const FILES: [&str; 6] = [
     "buildpack/buildpack.toml",
 ];
 
-/// A temporary folder that contains only this program, and a value for PATH that begins with this
-/// folder.
-fn path_with(program: &str, script: &str) -> (TempDir, String) {
-    let folder = tempfile::tempdir().unwrap();
-    write_executable(&folder.path().join(program), script);
-    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
-    (folder, path)
-}
-
 /// A copy of the project's files, prepared for the release of version 1.2.3.
 struct Checkout {
     folder: TempDir,
@@ -92,7 +83,9 @@ impl Checkout {
     /// Runs `bin/release-check` with a `rustc` that prints the version `rust`.
     fn check(&self, words: &[&str]) -> Outcome {
         let rustc = format!("#!/bin/sh\necho rustc {} '(x)'\n", self.rust);
-        let (_programs, path) = path_with("rustc", &rustc);
+        let programs = tempfile::tempdir().unwrap();
+        write_executable(&programs.path().join("rustc"), rustc);
+        let path = format!("{}:{}", programs.path().display(), std::env::var("PATH").unwrap());
         let mut check = Command::new(self.folder.path().join("bin/release-check"));
         // If the variable GITHUB_ACTIONS is set, `bin/release-check` refuses the variable TODAY.
         check
@@ -120,11 +113,10 @@ fn release_check_passes_until_openssl_support_ends() {
 #[test]
 fn release_check_names_each_mistake() {
     type Break = fn(&mut Checkout);
-    let cases: [(Break, &str); 10] = [
+    let cases: [(Break, &str); 8] = [
         (|it| it.replace("release.conf", "https://example.com/it", ""), "has no REPOSITORY"),
         (|it| it.replace("Cargo.toml", "example.com/it", "example.com/other"), "the repository in"),
         (|it| it.replace("Cargo.toml", "1.2.3", "1.2.4"), "Cargo.toml has another version"),
-        (|it| it.replace("Cargo.toml", "1.2.3", "1.203"), "Cargo.toml has another version"),
         (
             |it| it.replace("buildpack/buildpack.toml", "1.2.3", "1.2.4"),
             "buildpack.toml has another version",
@@ -136,7 +128,6 @@ fn release_check_names_each_mistake() {
         ),
         (|it| "1.0.0".clone_into(&mut it.rust), "rustc is 1.0.0"),
         (|it| it.workflow = true, "TODAY is set"),
-        (|it| it.replace("CHANGELOG.md", "## 1.2.3", "## 1.203"), "has no text under"),
     ];
     for (break_it, word) in cases {
         let mut checkout = Checkout::new();
@@ -188,17 +179,4 @@ fn check_workflows_refuses_broken_and_unsafe_workflows() {
         let (taken, said) = check(name, old, new);
         assert!(!taken && said.contains(word), "{new}: {said}");
     }
-}
-
-#[test]
-fn check_workflows_fails_if_node_is_too_old() {
-    // This program `node` prints an old version, and fails if another program tries to run a script
-    // with `node`.
-    let old = "#!/bin/sh\n[ \"$1\" = --version ] || exit 1\necho v12.22.9\n";
-    let (_programs, path) = path_with("node", old);
-    let mut check = Command::new(Path::new(ROOT).join("bin/check-workflows"));
-    let said = Outcome::of(check.env("PATH", path));
-    assert_eq!(said.code(), 1, "{said:?}");
-    let told = ["install Node 16 or later", "v12.22.9"];
-    assert!(told.iter().all(|text| said.stderr.contains(text)), "{said:?}");
 }

@@ -10,14 +10,12 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use openssl::ssl::{NameType, SniError, SslAlert, SslVersion};
-use openssl::x509::X509;
 use support::launcher::{HOLD, Held, Launcher, logged, with_hosts};
 use support::peer::{Peer, acceptor_builder, s_server};
 use support::pki::{Authority, Certificate, Kind, Request};
 use support::resp::{Client, Reply};
 use support::rest;
-use support::servers::{PASSWORD, Server};
-use tempfile::TempDir;
+use support::servers::{Issued, PASSWORD, Server};
 
 /// The reply that an app receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,22 +61,6 @@ fn with_latin_1_comment(pem: &Path) -> String {
     let copy = format!("{}.latin-1", pem.display());
     fs::write(&copy, [b"# F\xf5tan\xfas\n", &*fs::read(pem).unwrap()].concat()).unwrap();
     copy
-}
-
-/// A server whose certificate was issued by the intermediate CA of `authority`.
-struct Issued {
-    authority: Authority,
-    server: Server,
-    folder: TempDir,
-}
-
-impl Issued {
-    fn new(request: &Request<'_>) -> Issued {
-        let folder = tempfile::tempdir().unwrap();
-        let authority = Authority::new(folder.path());
-        let server = Server::with_certificate(&authority.issue(folder.path(), "leaf", request));
-        Issued { authority, server, folder }
-    }
 }
 
 /// The hint about a certificate that needs to be replaced.
@@ -203,11 +185,11 @@ fn check_each_level(
 
 #[test]
 fn both_ca_settings_apply_unless_a_url_has_its_own_ca() {
-    let Issued { authority, server, folder } = Issued::new(&Request::default());
+    let Issued { authority, server, folder: _folder, certificate } =
+        Issued::new(&Request::default());
     let other_folder = tempfile::tempdir().unwrap();
     let intermediate = &*authority.intermediate.path().to_owned();
-    let leaf = X509::from_pem(&fs::read(folder.path().join("leaf.pem")).unwrap()).unwrap();
-    let leaf = &*String::from_utf8(leaf.to_pem().unwrap()).unwrap();
+    let leaf = &*String::from_utf8(certificate.certificate.to_pem().unwrap()).unwrap();
     let (ours, other) = (authority.root, Authority::named(other_folder.path(), "Other").root);
     let (our_pem, other_pem) = (ours.pem(), other.pem());
     let escaped = our_pem.replace('\n', "\\n");
@@ -247,7 +229,7 @@ fn both_ca_settings_apply_unless_a_url_has_its_own_ca() {
 #[test]
 fn the_server_name_setting_is_sent_and_verified() {
     let request = Request { dns: &["redis.example"], ip: &[], ..Request::default() };
-    let Issued { authority, server, folder: _folder } = Issued::new(&request);
+    let Issued { authority, server, folder: _folder, .. } = Issued::new(&request);
     for (name, expected) in [
         ("redis.example", Pong),
         ("redis.example.", Pong),
@@ -390,7 +372,7 @@ fn invalid_trust_settings_fail_at_start_with_a_hint() {
 
 #[test]
 fn settings_override_tls_parameters_in_the_url() {
-    let Issued { authority, server, folder: _folder } = Issued::new(&Request::default());
+    let Issued { authority, server, folder: _folder, .. } = Issued::new(&Request::default());
     let ca = authority.root.path().replace('/', "%2F");
     let by_ca = format!("ssl_cert_reqs=required&ssl_ca_certs={ca}");
     let unknown = Error("unable to get local issuer certificate");
@@ -453,7 +435,7 @@ fn a_weak_client_certificate_fails_at_start() {
 #[test]
 fn a_host_that_ends_with_a_dot_passes_verification() {
     let request = Request { dns: &["redis.test"], ip: &[], ..Request::default() };
-    let Issued { authority, server, folder } = Issued::new(&request);
+    let Issued { authority, server, folder, .. } = Issued::new(&request);
     let hosts = folder.path().join("hosts");
     let Some(launcher) = with_hosts(&hosts, "127.0.0.1 redis.test redis.test.\n") else {
         return;
@@ -548,9 +530,7 @@ fn the_hint_explains_that_the_server_requires_sni() {
 
 #[test]
 fn a_missing_client_certificate_is_reported_within_a_second() {
-    let folder = tempfile::tempdir().unwrap();
-    let authority = Authority::new(folder.path());
-    let server = Server::for_clients_of(&authority.root, "TLSv1.3");
+    let server = Server::requiring_certificates("TLSv1.3");
     // With TLS 1.3, the server refuses the client only after the handshake, so the launcher may
     // have read the app's request already. If the launcher then waited for another request, the
     // reply would take two seconds. On a busy machine, several attempts may be necessary.
@@ -568,12 +548,10 @@ fn a_missing_client_certificate_is_reported_within_a_second() {
 
 #[test]
 fn a_late_refusal_answers_every_request_like_an_early_one() {
-    let folder = tempfile::tempdir().unwrap();
-    let authority = Authority::new(folder.path());
     // With TLS 1.2, the server refuses the client during the handshake. With TLS 1.3, the server
     // refuses the client after the handshake.
     for protocols in ["TLSv1.2", "TLSv1.3"] {
-        let server = Server::for_clients_of(&authority.root, protocols);
+        let server = Server::requiring_certificates(protocols);
         let held = Launcher::hold(&server.url());
         let mut app = held.open();
         let requests = ["*1\r\n$4\r\nPING\r\n", "PING\r\n", "*2\r\n$4\r\nECHO\r\n$1\r\na\r\n"];

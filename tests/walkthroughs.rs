@@ -36,16 +36,6 @@ fn app_json_and_project_toml_list_the_buildpack() {
     assert_eq!(group.last().unwrap()["id"].as_str(), Some("heroku/procfile"));
 }
 
-#[test]
-fn demo_prints_help_and_exits() {
-    for (word, code) in [("--help", 0), ("-h", 0), ("--bogus", 2)] {
-        let ended = Launcher::of(&format!("{ROOT}/bin/demo"), [word]).run();
-        assert_eq!(ended.code(), code, "{}", ended.stderr);
-        assert!(!ended.stdout.contains("Building"), "{}", ended.stdout);
-        assert_eq!(ended.stdout.contains("\nbin/demo --help"), code == 0, "{}", ended.stdout);
-    }
-}
-
 /// A new folder that contains only the launcher, so that the folder can be on PATH.
 fn installed() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -234,7 +224,7 @@ fn new_server_key_needs_a_new_pin_as_the_manual_says() {
     let new = printed(&checked.stdout, "STUNNEL_PIN");
     let both = "'STUNNEL_PIN=sha256//OLD;sha256//NEW'";
     assert!(trust.contains(&format!("`heroku config:set {both}`")));
-    let both = with_ours(both, &[("sha256//OLD", &old), ("sha256//NEW", &new)]);
+    let both = with_ours(both, &[("sha256//OLD", &old), ("sha256//NEW", new)]);
     let programs = installed();
     for setting in [format!("'STUNNEL_PIN={new}'"), both] {
         let line = format!(

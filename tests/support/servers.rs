@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::pki::Certificate;
+use super::pki::{Authority, Certificate, Request};
 use super::resp::{Client, Reply};
 use super::slow_link::SlowLink;
 use super::{Process, eventually, two_free_ports};
@@ -78,6 +78,25 @@ fn text_of(reply: Reply) -> String {
     }
 }
 
+/// A server whose certificate was issued by the intermediate CA of `authority`. `folder` contains
+/// the files of the certificates.
+pub struct Issued {
+    pub authority: Authority,
+    pub certificate: Certificate,
+    pub server: Server,
+    pub folder: TempDir,
+}
+
+impl Issued {
+    pub fn new(request: &Request<'_>) -> Issued {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::new(folder.path());
+        let certificate = authority.issue(folder.path(), "leaf", request);
+        let server = Server::with_certificate(&certificate);
+        Issued { authority, certificate, server, folder }
+    }
+}
+
 /// A Redis server with plaintext on `port` and TLS on `port + 1`.
 pub struct Server {
     /// The address on which the server listens.
@@ -112,6 +131,12 @@ impl Server {
         let words = &["--tls-protocols", protocols];
         let options = Options { client_ca: Some(ca), words, ..Options::default() };
         Server::start_with(Front::Redis, options)
+    }
+
+    /// Like `for_clients_of`, for tests whose clients have no certificate of the right CA.
+    pub fn requiring_certificates(protocols: &str) -> Server {
+        let folder = tempfile::tempdir().unwrap();
+        Server::for_clients_of(&Certificate::self_signed(folder.path()), protocols)
     }
 
     pub fn start_with(front: Front, options: Options<'_>) -> Server {

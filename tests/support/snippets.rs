@@ -37,9 +37,11 @@ pub fn with_ours(text: &str, ours: &[(&str, &str)]) -> String {
     })
 }
 
-/// The value of the setting `name`, which `--check` prints on a separate line.
-pub fn printed(table: &str, name: &str) -> String {
+/// The value in the only line of `table` that begins with `name=`. Users copy this line.
+pub fn printed<'a>(table: &'a str, name: &str) -> &'a str {
     let setting = format!("{name}=");
-    let mut values = table.lines().filter_map(|line| line.trim().strip_prefix(&setting));
-    values.next().unwrap_or_else(|| panic!("{name} in\n{table}")).to_owned()
+    let values = table.lines().filter_map(|line| line.trim().strip_prefix(&setting));
+    let values: Vec<_> = values.collect();
+    let [value] = values[..] else { panic!("{name} on {} lines:\n{table}", values.len()) };
+    value
 }

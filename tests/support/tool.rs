@@ -21,14 +21,14 @@ pub struct Tool {
 
 impl Tool {
     /// Starts `bin/NAME` in a process group of its own, as a shell does.
-    pub fn start(name: &str, words: &[&str], settings: &[(&str, &str)]) -> Tool {
+    pub fn start(name: &str, words: &[&str]) -> Tool {
         let folder = tempfile::tempdir().unwrap();
         // If the tests run as a background job, the tests ignore SIGINT. The tool must not inherit
         // this setting.
         let mut command = Command::new("env");
         command.arg("--default-signal");
         command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("bin").join(name));
-        command.args(["--binary", BINARY]).args(words).envs(settings.iter().copied());
+        command.args(["--binary", BINARY]).args(words);
         command.current_dir(folder.path()).env("TMPDIR", folder.path()).process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Tool { process: Process(command.spawn().expect(name)), folder }
