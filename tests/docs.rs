@@ -202,6 +202,15 @@ fn manual_has_every_log_event_with_level_and_fields() {
     assert_eq!(explained.collect::<BTreeSet<_>>(), expected);
 }
 
+#[test]
+fn table_rows_have_at_most_200_characters() {
+    for page in pages() {
+        for row in text(&page).lines().filter(|line| line.trim_start().starts_with('|')) {
+            assert!(row.chars().count() <= 200, "{page}: {row}");
+        }
+    }
+}
+
 // --- Metrics ----------------------------------------------------------------------------------
 
 /// The name, the kind and the labels of each metric that a new launcher prints in Prometheus's text

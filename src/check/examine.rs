@@ -65,9 +65,15 @@ async fn take_steps(subject: &Subject, report: &mut Report) -> Option<()> {
     let [ca_passes, full_passes] = [&ca, &full].map(|step| step.outcome.is_good());
     let passes = Passes { ca: ca_passes, full: full_passes, flaw: ca_flaw.or(full_flaw) };
     report.steps.extend([ca, full]);
-    report.advice = advice(subject, &certificate, passes);
+    let about_trust = advice(subject, &certificate, passes);
     report.certificate = Some(certificate);
-    if report.works() { speak(subject, report, deadline).await } else { None }
+    let is_trusted = report.works();
+    let done = if is_trusted { speak(subject, report, deadline).await } else { None };
+    // If only the dialogue has failed, do not advise to trust the server: it may be the wrong one.
+    if report.works() || !is_trusted {
+        report.advice.splice(0..0, about_trust);
+    }
+    done
 }
 
 /// Runs the future `step` until `deadline`. If the future takes longer, the error says that the

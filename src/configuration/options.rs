@@ -271,7 +271,7 @@ settings! {
         |text| one_of(text, "off, on or auto", [PoolMode::Off, PoolMode::On, PoolMode::Auto]), {
         default: "auto",
         value_name: "MODE",
-        help: "Give a connection to Redis that the app no longer uses to the app's next connection, \
+        help: "Give a connection to Redis that the app has closed to the app's next connection, \
                after a RESET: off, on, or auto (on while the app reconnects often)",
         is_common: true,
         is_per_url: true,

@@ -105,7 +105,11 @@ impl Arrival {
         if !std::mem::replace(&mut self.decided, true) {
             let mut state = self.figures.state_at(Instant::now());
             state.counts.failed[reason as usize] += 1;
-            state.fails(reason.word(), error, hint);
+            // A tunnel whose connections are all in use works.
+            if reason != FailureReason::QueueTimeout {
+                state.begins_to_fail();
+            }
+            state.note_failure(reason.word(), error, hint);
         }
     }
 

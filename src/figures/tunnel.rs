@@ -122,13 +122,24 @@ impl State {
         self.last_failed.is_none_or(|failed| now - failed >= LAPSE)
     }
 
-    pub fn fails(&mut self, reason: &'static str, error: String, hint: String) {
-        let (at, now) = (unix_ms(SystemTime::now()), Instant::now());
+    /// Makes the tunnel count as failing.
+    pub fn begins_to_fail(&mut self) {
+        let now = Instant::now();
         if self.failing_since.is_none() || self.has_lapsed(now) {
-            self.failing_since = Some(at);
+            self.failing_since = Some(unix_ms(SystemTime::now()));
         }
         self.last_failed = Some(now);
+    }
+
+    /// Notes the failure that the status page shows.
+    pub fn note_failure(&mut self, reason: &'static str, error: String, hint: String) {
+        let at = unix_ms(SystemTime::now());
         self.failure = Some(FailureText { at, reason, error, hint });
+    }
+
+    fn fails(&mut self, reason: &'static str, error: String, hint: String) {
+        self.begins_to_fail();
+        self.note_failure(reason, error, hint);
     }
 }
 

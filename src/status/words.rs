@@ -151,13 +151,18 @@ pub fn advice(tunnel: &TunnelSnapshot) -> Option<String> {
     }
     let failed = tunnel.failing_since.is_some() || tunnel.has_lapsed || recent.failed_in_all() > 0;
     let failure = tunnel.failure.as_ref().filter(|_| failed)?;
-    if let (Some(success), true) = (last_success, failure.reason == REFUSED) {
-        // Do not show the failure's hint, which would ask the user to check the URL: this URL has
-        // worked before.
-        let reached = time_of_day(success);
-        return Some(format!("Redis is down or restarting (last reached at {reached})"));
-    }
-    Some(capitalized(&failure.hint))
+    // If Redis has answered before, do not show the hint of a refused connection, which would ask
+    // the user to check the URL.
+    Some(match last_success.filter(|_| failure.reason == REFUSED) {
+        Some(_) if TunnelState::of(tunnel) == TunnelState::Unsteady => {
+            format!("Redis was down or restarting at {}", time_of_day(failure.at))
+        }
+        Some(success) => {
+            let reached = time_of_day(success);
+            format!("Redis is down or restarting (last reached at {reached})")
+        }
+        None => capitalized(&failure.hint),
+    })
 }
 
 fn held(tunnel: &TunnelSnapshot) -> Row {
@@ -428,6 +433,9 @@ mod tests {
         let reached = time_of_day(success);
         let expected = format!("Redis is down or restarting (last reached at {reached})");
         assert_eq!(advice(works), Some(expected));
+        works.failing_since = None;
+        works.recent.failed[0] = 1;
+        assert!(advice(works).unwrap().starts_with("Redis was down or restarting at "));
     }
 
     #[test]

@@ -15,8 +15,8 @@ use crate::tls::{Flaw, Misconfiguration};
 /// The hint about an app that speaks TLS itself.
 pub const APP_SPEAKS_TLS: &str = "remove TLS from the client's settings: ssl=True (redis-py), tls: \
                                   {} (ioredis), socket.tls (node-redis), ssl: true and ssl_params \
-                                  (Ruby), or remove the code that changes the URL back to \
-                                  rediss://";
+                                  (Ruby), --tls (redis-cli), or remove the code that changes the \
+                                  URL back to rediss://";
 
 /// The advice of `--check` if Redis does not answer a request.
 pub const NO_ANSWER: &str = "Redis may be down, starting or at its client limit, while the TLS \
