@@ -52,24 +52,14 @@ impl Scene {
             ("STUNNEL_LOG_LEVEL", "info"),
         ]);
         let held = launcher.settings(settings).start_held();
-        let page = StatusPage::of(held.running.pid(), &[held.port]);
+        let page = held.page();
         let mut busy = held.client();
         assert_eq!(busy.ask(&["PING"]), Reply::line("+PONG"));
         Scene { server, held, page, busy }
     }
 
-    fn metric(&self, name: &str) -> f64 {
-        self.page.metric(&format!("start_stunnel_{name}")).unwrap_or(0.0)
-    }
-
-    fn wait_for_waiting(&self, count: f64) {
-        wait_until("the expected number of apps waits", || {
-            self.metric("connections_waiting{tunnel=\"REDIS_URL\"}") == count
-        });
-    }
-
     fn abandoned(&self) -> f64 {
-        self.metric("connections_closed_total{tunnel=\"REDIS_URL\",reason=\"abandoned\"}")
+        self.page.of_tunnel("connections_closed_total", ",reason=\"abandoned\"").unwrap_or(0.0)
     }
 
     /// Connects an app, which sends AUTH and `request`.
@@ -123,10 +113,10 @@ fn an_app_that_closes_while_waiting_cancels_its_request() {
             let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
             let mut app = scene.held.tcp();
             app.write_all(&sent).unwrap();
-            scene.wait_for_waiting(1.0);
+            scene.page.wait_for_waiting(1);
             leave(app);
             wait_until("the connection is abandoned", || scene.abandoned() == 1.0);
-            scene.wait_for_waiting(0.0);
+            scene.page.wait_for_waiting(0);
             let (value, log) = scene.value();
             assert_eq!(value, Reply::Nil, "{pool}");
             assert_eq!(logged(&log, "connection-abandoned", "var"), ["REDIS_URL"], "{log}");
@@ -142,7 +132,7 @@ fn an_app_that_closes_right_after_its_request_is_served() {
         let app = scene.sent(&incr());
         app.shutdown(Shutdown::Write).unwrap();
         let half_closed = is_half.then_some(app);
-        scene.wait_for_waiting(1.0);
+        scene.page.wait_for_waiting(1);
         thread::sleep(LATE); // The request must survive a long wait after the close.
         let (value, log) = scene.value();
         assert_eq!(value, Reply::bulk("1"), "{pool}: {log}");
@@ -156,7 +146,7 @@ fn an_app_that_closes_right_after_its_request_is_served() {
 fn a_long_request_runs_although_its_app_has_disconnected() {
     let scene = Scene::new(&[]);
     let app = scene.sent(&long_set());
-    scene.wait_for_waiting(1.0);
+    scene.page.wait_for_waiting(1);
     thread::sleep(LATE);
     // The launcher cannot notice that the app closes its connection, because the launcher has not
     // read all of the app's bytes.
@@ -217,12 +207,13 @@ fn bytes_that_command_wrote_before_its_end_are_sent() {
     running.say(&format!("{port} {}\n", bytes.len()));
     running.stdin.as_mut().unwrap().write_all(&bytes).unwrap();
     assert_eq!(running.line(), "sent");
-    scene.wait_for_waiting(1.0);
+    scene.page.wait_for_waiting(1);
     thread::sleep(LATE);
     let Scene { server, mut held, busy, .. } = scene;
     drop(held.running.stdin.take());
     let pid = held.running.pid();
     wait_until("COMMAND has ended", || children(pid).is_empty());
+    wait_until("nothing listens", || TcpStream::connect(("127.0.0.1", port)).is_err());
     thread::sleep(LATE);
     drop(busy);
     let ended = held.finish();

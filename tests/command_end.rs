@@ -4,14 +4,11 @@
 mod support;
 
 use std::fs;
-use std::io::Read;
-use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::time::Instant;
 
 use nix::libc;
 use support::launcher::{BINARY, Launcher, Running, as_pid_1, logged, send_signal, with_mounted};
-use support::peer::Peer;
 use support::proc::{children, command_of, is_alive, state, wait_until_reaped};
 use support::resp::Reply;
 use support::servers::{Front, Server};
@@ -38,13 +35,10 @@ fn a_signal_that_kills_the_command_kills_the_launcher() {
 fn the_launcher_dies_by_a_signal_without_a_core_dump() {
     let folder = tempfile::tempdir().unwrap();
     let script = "ulimit -Sc unlimited 2>/dev/null; exec \"$@\"";
-    let died = |words: &[&str]| {
-        let words = [&["-c", script, "sh"], words, &["sh", "-c", "ulimit -c 0; kill -SEGV $$"]];
-        let mut launcher = Launcher::of("sh", words.concat());
-        launcher.command.current_dir(folder.path());
-        launcher.run()
-    };
-    let ended = died(&[BINARY]);
+    let die = "ulimit -c 0; kill -SEGV $$";
+    let mut launcher = Launcher::of("sh", ["-c", script, "sh", BINARY, "sh", "-c", die]);
+    launcher.command.current_dir(folder.path());
+    let ended = launcher.run();
     assert_eq!((ended.signal(), ended.status.core_dumped()), (libc::SIGSEGV, false));
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
 }
@@ -90,18 +84,6 @@ fn sockets_are_removed_before_the_launcher_dies_by_a_signal() {
         .run();
     assert_eq!(ended.signal(), libc::SIGKILL);
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "{}", ended.stderr);
-}
-
-#[test]
-fn when_the_launcher_is_killed_the_command_gets_sigterm() {
-    let mut running =
-        Launcher::script("trap 'echo told; exit' TERM; echo ready; while :; do sleep 0.01; done")
-            .start();
-    assert_eq!(running.line(), "ready");
-    let command = command_of(running.pid());
-    running.signal(libc::SIGKILL);
-    assert_eq!(running.line(), "told");
-    wait_until("COMMAND ends", || !is_alive(command));
 }
 
 #[test]
@@ -171,20 +153,6 @@ fn the_launcher_leaves_no_process_and_no_open_port() {
 fn the_exit_code_is_known_even_if_sigchld_was_ignored() {
     let script = format!("$SIG{{CHLD}} = 'IGNORE'; exec '{BINARY}', 'sh', '-c', 'exit 8'");
     assert_eq!(Launcher::of("perl", ["-e", &script]).run().code(), 8);
-}
-
-#[test]
-fn twenty_launchers_end_cleanly_when_their_commands_end_at_once() {
-    let server = Server::start(Front::Redis);
-    let start = |n: i32| {
-        let script = format!("redis-cli --no-auth-warning -u \"$REDIS_URL\" ping; exit {n}");
-        Launcher::script(&script).redis(&server.url()).start()
-    };
-    let running: Vec<_> = (0..20).map(start).collect();
-    for (n, running) in running.into_iter().enumerate() {
-        let ended = running.finish();
-        assert_eq!((ended.stdout.as_str(), ended.code()), ("PONG\n", n as i32), "{}", ended.stderr);
-    }
 }
 
 #[test]
@@ -320,21 +288,4 @@ fn a_daemon_that_the_command_started_survives() {
     assert_eq!(running.process.wait().code(), Some(2));
     assert!(is_alive(daemon));
     send_signal(daemon, libc::SIGKILL);
-}
-
-#[test]
-fn the_local_port_closes_although_an_app_still_waits() {
-    let silent = Peer::tcp(|mut stream| stream.read_to_end(&mut Vec::new()).map(drop));
-    let held = Launcher::hold(&silent.url());
-    let mut app = held.open();
-    app.send(&["PING"]);
-    wait_until("the handshake has begun", || silent.accepted() == 1);
-    // End COMMAND. Then the drain waits for the app's connection.
-    for child in children(held.running.pid()) {
-        send_signal(child, libc::SIGKILL);
-    }
-    wait_until("nothing listens", || TcpStream::connect(("127.0.0.1", held.port)).is_err());
-    assert!(is_alive(held.running.pid()));
-    held.running.signal(libc::SIGTERM);
-    held.finish();
 }

@@ -120,22 +120,6 @@ fn after_a_fail_over_no_write_reaches_the_old_primary() {
 }
 
 #[test]
-fn after_a_dns_change_no_app_gets_the_old_server() {
-    let Some(scene) = Scene::new() else { return };
-    let mut old = scene.old.direct();
-    assert_eq!(scene.writers(3), vec![Reply::line("+OK"); 3]);
-    make_replica(&mut old);
-    // The name still has the old primary's address, so all apps get READONLY, as without a tunnel.
-    for _ in 0..3 {
-        assert!(scene.writers(2).iter().all(|reply| is_error(reply, "READONLY")));
-    }
-    scene.hosts.name(&[NEW]);
-    for _ in 0..20 {
-        assert_eq!(scene.writers(2), vec![Reply::line("+OK"); 2]);
-    }
-}
-
-#[test]
 fn connections_made_before_a_role_change_are_not_reused() {
     let requests: [(&[&str], &str); 2] =
         [(&["SET", "key", "value"], "READONLY"), (&["GET", "key"], "MASTERDOWN")];

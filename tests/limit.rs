@@ -14,8 +14,7 @@ use support::peer::{Peer, acceptor};
 use support::resp::Reply;
 use support::scripted::{converse, redis};
 use support::servers::{FRONTS, Front, PASSWORD, Server, accepted, connections};
-use support::status::StatusPage;
-use support::{eventually, reset, rest, wait_until};
+use support::{reset, rest, wait_until};
 
 const LIMIT: &str = "STUNNEL_MAX_CONNECTIONS";
 const TIMEOUT: &str = "STUNNEL_CONNECT_TIMEOUT";
@@ -29,7 +28,7 @@ fn waiting_apps_are_served_in_order() {
         let before = accepted(&mut direct);
         let settings = [(LIMIT, "2"), (POOL, pool), ("STUNNEL_STATUS_ADDRESS", "0")];
         let held = Launcher::hold_with(&server.url(), &settings);
-        let page = StatusPage::of(held.running.pid(), &[held.port]);
+        let page = held.page();
         let mut busy = vec![held.client(), held.client()];
         let mut waiting = Vec::new();
         for number in 0..6 {
@@ -37,10 +36,7 @@ fn waiting_apps_are_served_in_order() {
             app.send(&["AUTH", PASSWORD]);
             app.send(&["ECHO", &number.to_string()]);
             waiting.push(app);
-            let sample = "start_stunnel_connections_waiting{tunnel=\"REDIS_URL\"}";
-            eventually("the app waits", || {
-                (page.metric(sample)? == f64::from(number) + 1.0).then_some(())
-            });
+            page.wait_for_waiting(number + 1);
         }
         for (number, mut app) in waiting.into_iter().enumerate() {
             // When an app closes its connection, the app that has waited longest is served.
@@ -73,7 +69,7 @@ fn a_connection_that_redis_closed_frees_its_slot_at_once() {
         let mut late = held.open();
         late.send(&["PING"]);
         let count = |name| page.of_tunnel(name, "").unwrap();
-        wait_until("the third app waits", || count("connections_waiting") == 1.0);
+        page.wait_for_waiting(1);
         for app in &mut dead {
             assert!(app.reply().is_err(), "the app sees the close");
             assert!(app.try_ask(&["PING"]).is_err(), "the app's request is lost");

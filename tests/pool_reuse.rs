@@ -5,7 +5,6 @@ mod support;
 
 use std::io::{ErrorKind, Write};
 use std::net::Shutdown;
-use std::time::Duration;
 
 use nix::libc;
 use support::launcher::{Held, Launcher, logged, send_signal};
@@ -129,16 +128,6 @@ fn redis_gets_the_reset_command_when_the_next_app_connects() {
     let next = held.open();
     wait_until("the connection is reset", || !clients(&mut direct).contains(" name=first "));
     drop(next);
-}
-
-#[test]
-fn after_a_redis_restart_no_app_gets_an_old_connection() {
-    let (mut server, _direct, held, page) = warm();
-    for _ in 0..3 {
-        server.restart(Duration::ZERO);
-        assert!(server.answers());
-        (0..3).for_each(|_| one_request(&held, page));
-    }
 }
 
 #[test]

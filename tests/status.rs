@@ -190,17 +190,6 @@ fn status_ignores_impostors_with_another_user_or_pid() {
 }
 
 #[test]
-fn status_exits_with_1_if_a_launcher_sends_no_answer() {
-    // This impostor closes the connection without an answer, like a launcher that is short of
-    // memory.
-    let pid = std::process::id();
-    impostor(pid, String::new());
-    let said = status(&[]);
-    let expected = format!("start-stunnel pid {pid} does not report its state");
-    assert!(said.stdout.contains(&expected) && said.code() == 1, "{said:?}");
-}
-
-#[test]
 fn status_prints_no_error_if_its_output_is_a_closed_pipe() {
     for words in [&[][..], &["--log-format", "json"]] {
         let (reader, writer) = std::io::pipe().unwrap();

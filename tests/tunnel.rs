@@ -16,7 +16,7 @@ use support::launcher::{HOLD_TWO, Launcher, logged};
 use support::peer::{Gate, Peer, acceptor};
 use support::proc::sockets_of;
 use support::resp::{Client, Reply, request};
-use support::servers::{FRONTS, Front, PASSWORD, Server};
+use support::servers::{FRONTS, Front, PASSWORD, Server, info};
 use support::{eventually, reset, rest, two_free_ports, wait_until};
 
 const MIB: usize = 1024 * 1024;
@@ -47,8 +47,7 @@ fn commands_of_every_kind_work_through_the_tunnel() {
         let mut worker = held.client();
         worker.send(&["BLPOP", "jobs", "0"]);
         wait_until("the worker blocks", || {
-            let Reply::Bulk(info) = client.ask(&["INFO", "clients"]) else { panic!("no INFO") };
-            String::from_utf8_lossy(&info).contains("blocked_clients:1")
+            info(&mut client, "clients", "blocked_clients") == Some(1)
         });
         client.ask(&["RPUSH", "jobs", "job"]);
         let job = vec![Reply::bulk("jobs"), Reply::bulk("job")];

@@ -140,12 +140,14 @@ fn no_program_reads_the_log() {
 fn launcher_is_killed() {
     fault!("the launcher is killed by SIGKILL");
     let server = Server::start(Front::Redis);
-    let held = Launcher::hold(&server.url());
+    let script = "trap 'echo told; exit' TERM; echo $REDIS_URL; while :; do sleep 0.01; done";
+    let mut held = Launcher::script(script).redis(&server.url()).start_held();
     let mut client = held.client();
     let command = command_of(held.running.pid());
     send_signal(held.running.pid(), libc::SIGKILL);
     let gone = client.reply().expect_err("the connection is gone").kind();
     assert!(matches!(gone, ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset), "{gone:?}");
-    wait_until("COMMAND has died by SIGTERM", || !is_alive(command));
+    assert_eq!(held.running.line(), "told", "COMMAND gets SIGTERM");
+    wait_until("COMMAND ends", || !is_alive(command));
     wait_until("Redis has lost the connection", || connections(&mut server.direct()) == 0);
 }

@@ -82,6 +82,13 @@ impl StatusPage {
         })
     }
 
+    /// Waits until this many app connections wait for a connection to Redis.
+    pub fn wait_for_waiting(&self, count: usize) {
+        wait_until("app connections wait", || {
+            self.of_tunnel("connections_waiting", "") == Some(count as f64)
+        });
+    }
+
     /// Waits until the pool holds this many idle connections.
     pub fn wait_for_idle(&self, count: usize) {
         wait_until("connections are idle", || self.upstream("idle") == count as f64);
