@@ -50,6 +50,15 @@ fn shell(words: &str, programs: &Path) -> Launcher {
 }
 
 #[test]
+fn the_manuals_command_computes_the_pin_of_a_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = Certificate::self_signed(folder.path());
+    let command = with_ours(&snippet("pin"), &[("next.crt", certificate.path())]);
+    let computed = Command::new("sh").args(["-c", &command]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&computed.stdout).trim(), certificate.pin());
+}
+
+#[test]
 fn app_with_host_and_port_reaches_redis() {
     let server = Server::start(Front::Redis);
     let programs = installed();
