@@ -108,7 +108,7 @@ fn become_command(command: Vec<OsString>) -> Work {
 /// mistake instead.
 fn prepare(invocation: Invocation, environment: &Environment) -> Result<(Work, LogSettings), Work> {
     // Copy the environment for COMMAND before `keep_from_native_tls` changes a variable.
-    let command_environment = CommandEnvironment::of_launcher();
+    let command_environment = CommandEnvironment::of_launcher().without_duplicates();
     let configuration = configuration::read(&invocation, environment).map_err(refuse)?;
     let Configuration { settings, plan } = configuration;
     let log = settings.log;

@@ -46,13 +46,20 @@ pub fn hidden(value: &str) -> String {
 pub fn shown(value: &str) -> String {
     const LONGEST: usize = 255;
     const SHORTEST_KEY: usize = 40;
-    let misplaced = ["-----BEGIN", "://", "@"].iter().any(|mark| value.contains(mark));
+    let misplaced = ["BEGIN ", "://", ":/:", "@", "%"].iter().any(|mark| value.contains(mark));
+    // A connection string, such as `host:6380,password=…`. Pins and other base64 end in `=`.
+    let has_fields = value.split('=').skip(1).any(|field| field.starts_with(char::is_alphanumeric));
     // The shortest private key is an Ed25519 key in PKCS#8. Its base64 text has 64 characters
     // (RFC 8410). Absolute paths and pins (`sha256//…`) may be as long.
     let is_key = value
         .split(|c: char| !c.is_ascii_alphanumeric() && !"+/".contains(c))
         .any(|run| run.len() >= SHORTEST_KEY && !run.starts_with('/') && !run.starts_with("sha"));
-    if misplaced || is_key || value.len() > LONGEST || value.trim().contains(['\n', '\r']) {
+    if misplaced
+        || has_fields
+        || is_key
+        || value.len() > LONGEST
+        || value.trim().contains(['\n', '\r'])
+    {
         return hidden(value);
     }
     let escape =
@@ -87,6 +94,8 @@ mod tests {
         for hidden in [
             "redis://:pw@h",
             "user:pw@h",
+            "redis%3A%2F%2F%3Apw%40h",
+            "h:6380,password=pw,ssl=True",
             "-----BEGIN PRIVATE KEY-----",
             "/a\nb",
             "\nMC4CAQAwBQYDK2VwBCIEIE1wMfGyaXJhY0Ck/Tb+Yx5u7OAlQ0jLxBvVfLKzKx6u\n",

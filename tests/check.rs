@@ -282,7 +282,10 @@ fn advice_about_an_untrusted_server_fits_the_verify_level() {
 fn check_advises_to_set_a_ca_only_if_the_ca_is_unknown() {
     let good = Request::default();
     for (request, advice) in [
-        (Request { valid: (-9, -3), ..good.clone() }, "renew the expired certificate. Until"),
+        (
+            Request { valid: (-9, -3), ..good.clone() },
+            "replace the expired certificate (the server's, or one in your CA file). Until",
+        ),
         (Request { valid: (3, 9), ..good.clone() }, "check this machine's clock, or wait"),
         (Request { for_clients: true, ..good }, "replace the server's certificate chain. Until"),
     ] {

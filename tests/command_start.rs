@@ -134,10 +134,10 @@ fn environment_of_command(entries: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn the_environment_keeps_order_duplicates_and_odd_entries() {
+fn command_gets_the_first_entry_of_each_variable_in_order() {
     let (first, second) = ("REDIS_URL=redis://h:6379/1", "REDIS_URL=redis://h:6379/2");
     let found = ["Z=1", "odd", first, "A=1", "A=2", second, "=x", "PATH=/usr/bin:/bin"];
-    // The launcher also reads the first of several entries, as getenv(3) does.
+    // A disabled launcher changes nothing. Like getenv(3), it reads the first of several entries.
     let off = [&found[..], &["STUNNEL_ENABLED=off", "STUNNEL_ENABLED=on"]].concat();
     assert_eq!(environment_of_command(&off), off);
 
@@ -146,8 +146,11 @@ fn the_environment_keeps_order_duplicates_and_odd_entries() {
     let local = command[2].strip_prefix("REDIS_URL=redis://127.0.0.1:").unwrap();
     assert!(local.ends_with("/1"), "{local}");
     let (url, copy) = (&command[2], format!("REDIS_URL_STUNNEL=redis://127.0.0.1:{local}"));
-    let expected = ["Z=1", "odd", url, "A=1", "A=2", "=x", "PATH=/usr/bin:/bin"];
-    assert_eq!(command, [&expected[..], &settings, &[&copy]].concat());
+    let expected = ["Z=1", "odd", url, "A=1", "=x", "PATH=/usr/bin:/bin", settings[0], &copy];
+    assert_eq!(command, expected);
+    // A shell reads the last entry, so a second URL would be used without a tunnel.
+    let plain = ["REDIS_URL=", second, "HEROKU_REDIS_A_URL=none", "HEROKU_REDIS_A_URL=redis://h"];
+    assert_eq!(environment_of_command(&plain), [plain[0], plain[2]]);
 }
 
 #[test]

@@ -49,7 +49,8 @@ pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> V
         all.push(advise(text, set_verify(Verify::None)));
     }
     if certificate.days_left < SOON && trust.verify != Verify::None {
-        all.push(format!("the certificate expires on {}", certificate.expires));
+        let verb = if certificate.days_left < 0 { "expired" } else { "expires" };
+        all.push(format!("the certificate {verb} on {}", certificate.expires));
     }
     all
 }

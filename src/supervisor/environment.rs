@@ -1,6 +1,7 @@
 //! Builds COMMAND's environment, which is a copy of the launcher's environment with a few changed
 //! variables.
 
+use std::collections::HashSet;
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
@@ -19,8 +20,8 @@ const PID_VARIABLES: [&str; 2] = [LISTEN_PID, "WATCHDOG_PID"];
 /// sockets. The first identifier is the pid in LISTEN_PID. Programs do not need this variable.
 const LISTEN_PIDFDID: &str = "LISTEN_PIDFDID";
 
-/// COMMAND's environment as a list of entries, because a map would lose the order of the entries,
-/// duplicate entries, and entries without `=`.
+/// COMMAND's environment as a list of entries, because a map would lose the order of the entries
+/// and entries without `=`.
 #[derive(Clone)]
 pub struct CommandEnvironment {
     pub(super) entries: Vec<CString>,
@@ -32,15 +33,25 @@ impl CommandEnvironment {
         CommandEnvironment { entries: process::environment() }
     }
 
-    /// Returns the value of the variable `name`. If the environment contains the variable several
-    /// times, returns the first value, as getenv(3) does.
+    /// Keeps only the first entry of each variable. The launcher reads the first entry, but a shell
+    /// reads the last, and would otherwise see a Redis URL that has no tunnel.
+    #[must_use]
+    pub fn without_duplicates(mut self) -> CommandEnvironment {
+        let mut names = HashSet::new();
+        self.entries.retain(|entry| match entry.as_bytes().iter().position(|byte| *byte == b'=') {
+            Some(end) => names.insert(entry.as_bytes()[..end].to_owned()),
+            None => true,
+        });
+        self
+    }
+
+    /// Returns the value of the variable `name`.
     pub fn get(&self, name: &str) -> Option<&OsStr> {
         let value = self.entries.iter().find_map(|entry| value(entry, name))?;
         Some(OsStr::from_bytes(value))
     }
 
-    /// Sets the variable `name`. If the environment contains the variable several times, replaces
-    /// the first entry and removes the others.
+    /// Sets the variable `name`.
     ///
     /// # Panics
     /// Panics if `new_value` contains a NUL byte.

@@ -201,7 +201,9 @@ fn another_pin(tunnel: &Tunnel) -> String {
 /// `None` for other flaws.
 pub fn cure(flaw: Flaw) -> Option<&'static str> {
     match flaw {
-        Flaw::Expired => Some("renew the expired certificate"),
+        Flaw::Expired => {
+            Some("replace the expired certificate (the server's, or one in your CA file)")
+        }
         Flaw::NotYetValid => {
             Some("check this machine's clock, or wait until the certificate is valid")
         }
