@@ -35,8 +35,8 @@ const DYNO: &str = "DYNO";
 pub struct Launch {
     /// COMMAND and its arguments.
     pub command: Vec<OsString>,
-    /// COMMAND's environment, which is a copy of the launcher's environment until
-    /// [`Launch::prepare`] changes the copy.
+    /// COMMAND's environment, which is a copy of the launcher's environment, without duplicates,
+    /// until [`Launch::prepare`] changes the copy.
     pub environment: CommandEnvironment,
     pub settings: Settings,
     pub plan: Plan,

@@ -41,19 +41,22 @@ pub fn hidden(value: &str) -> String {
 
 /// Returns the text that an error shows for `value`, which is normally public, such as a path or a
 /// pin. Control characters are escaped, so that users see a line end at the end of a value. If the
-/// value looks like PEM text, a key or a URL, or has several lines, the user probably set the wrong
-/// variable, so the error does not show the value.
+/// value looks like PEM text, a key, a URL (even if it is percent-encoded or lacks a slash) or a
+/// connection string, or has several lines, the user probably set the wrong variable, so the error
+/// does not show the value.
 pub fn shown(value: &str) -> String {
     const LONGEST: usize = 255;
     const SHORTEST_KEY: usize = 40;
     let misplaced = ["BEGIN ", "://", ":/:", "@", "%"].iter().any(|mark| value.contains(mark));
-    // A connection string, such as `host:6380,password=…`. Pins and other base64 end in `=`.
-    let has_fields = value.split('=').skip(1).any(|field| field.starts_with(char::is_alphanumeric));
+    // A connection string, such as `host:6380,password=…`. In base64, `=` is only at the end.
+    let is_padding = |rest: &str| rest.is_empty() || rest.starts_with([';', ',', ' ', '\n', '\r']);
+    let has_fields = value.split('=').skip(1).any(|rest| !is_padding(rest));
     // The shortest private key is an Ed25519 key in PKCS#8. Its base64 text has 64 characters
-    // (RFC 8410). Absolute paths and pins (`sha256//…`) may be as long.
-    let is_key = value
-        .split(|c: char| !c.is_ascii_alphanumeric() && !"+/".contains(c))
-        .any(|run| run.len() >= SHORTEST_KEY && !run.starts_with('/') && !run.starts_with("sha"));
+    // (RFC 8410). Absolute paths and pins (`sha256//…`) may be as long, and no key begins with `/`.
+    let is_key = !value.trim_start().starts_with('/')
+        && value
+            .split(|c: char| !c.is_ascii_alphanumeric() && !"+/".contains(c))
+            .any(|run| run.len() >= SHORTEST_KEY && !run.starts_with("sha"));
     if misplaced
         || has_fields
         || is_key
@@ -81,7 +84,13 @@ mod tests {
 
     #[test]
     fn error_shows_paths_and_pins_but_no_misplaced_secret() {
-        for public in ["/etc/ssl/my ca.pem", "sha256//x=", "sha1//x;y", "sha256:AB:CD"] {
+        for public in [
+            "/srv/my-app/releases/20270101120000/config/redis/ca.pem",
+            "/etc/ssl/my ca.pem",
+            "sha256//x=",
+            "sha1//x;y",
+            "sha256:AB:CD",
+        ] {
             assert_eq!(shown(public), format!("'{public}'"));
         }
         for (value, escaped) in [
@@ -96,6 +105,7 @@ mod tests {
             "user:pw@h",
             "redis%3A%2F%2F%3Apw%40h",
             "h:6380,password=pw,ssl=True",
+            "h:6380,password=$pw",
             "-----BEGIN PRIVATE KEY-----",
             "/a\nb",
             "\nMC4CAQAwBQYDK2VwBCIEIE1wMfGyaXJhY0Ck/Tb+Yx5u7OAlQ0jLxBvVfLKzKx6u\n",

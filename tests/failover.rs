@@ -169,7 +169,7 @@ fn a_role_change_on_any_connection_closes_older_idle_ones() {
         let mut line = String::new();
         while !line.starts_with("-READONLY ") {
             line.clear();
-            app.stream.read_line(&mut line).unwrap();
+            assert_ne!(app.stream.read_line(&mut line).unwrap(), 0, "the error must come");
         }
         wait_until("the older connection is closed", || connections(&mut direct) == 1);
         drop(app);

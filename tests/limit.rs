@@ -58,7 +58,8 @@ fn a_connection_that_redis_closed_frees_its_slot_at_once() {
     for (front, pool) in FRONTS.into_iter().flat_map(|front| [(front, "off"), (front, "on")]) {
         let server = Server::start(front);
         let mut direct = server.direct();
-        let settings = [(LIMIT, "2"), (POOL, pool), ("STUNNEL_STATUS_ADDRESS", "0")];
+        let settings =
+            [(LIMIT, "2"), (POOL, pool), (TIMEOUT, "60s"), ("STUNNEL_STATUS_ADDRESS", "0")];
         let held = Launcher::hold_with(&server.url(), &settings);
         let page = held.page();
         let mut dead = [held.client(), held.client()];

@@ -2,8 +2,8 @@
 //! The tests send every command of a real Redis, with arguments that match Redis's own descriptions
 //! of the commands.
 //!
-//! POOL_SEED repeats the random choices of a run. POOL_ROUNDS sets how often the test sends each
-//! command. `tests/soak.rs` tests apps that use the pool at the same time.
+//! POOL_SEED repeats the random choices of a run. POOL_ROUNDS sets how often the first test sends
+//! each command. POOL_VISITS sets how many users each thread of the second test simulates.
 
 mod support;
 
@@ -11,12 +11,13 @@ use std::collections::BTreeMap;
 use std::env;
 use std::io::{self, BufRead, Write};
 use std::net::{Shutdown, TcpStream};
+use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fastrand::Rng;
 use start_stunnel::pool::commands;
 use start_stunnel::resp::ReplyFramer;
-use support::launcher::Launcher;
+use support::launcher::{Held, Launcher};
 use support::resp::{Client, Reply, request};
 use support::servers::{Front, PASSWORD, Server};
 use support::{PATIENCE, reset};
@@ -25,6 +26,10 @@ use support::{PATIENCE, reset};
 const ROUNDS: u64 = 1;
 /// The time to wait for a reply that may never come.
 const GLANCE: Duration = Duration::from_millis(50);
+/// The number of threads in the test `concurrent_apps_never_see_each_others_state`.
+const THREADS: u64 = 8;
+/// The default of POOL_VISITS.
+const VISITS: u64 = 60;
 
 /// Commands with fixed arguments, because random arguments could end the server or disturb other
 /// users.
@@ -260,6 +265,17 @@ fn ids(server: &Server, direct: &mut Client) -> Vec<String> {
     by_tls.map(|line| line.split([' ', '=']).nth(1).expect("an id").to_owned()).collect()
 }
 
+fn hold(server: &Server, pool: &str) -> Held {
+    Launcher::holding(&server.url())
+        .settings(&[("STUNNEL_POOL", pool), ("STUNNEL_STATUS_ADDRESS", "0")])
+        .start_held()
+}
+
+/// The state of a new connection that does not pass through the launcher.
+fn new_state(server: &Server) -> String {
+    state(&mut server.direct()).1
+}
+
 #[test]
 fn no_command_changes_what_the_next_app_sees() {
     for pool in ["on", "auto"] {
@@ -268,9 +284,8 @@ fn no_command_changes_what_the_next_app_sees() {
         let mut direct = server.direct();
         let commands = descriptions(&mut direct);
         assert!(commands.len() > 300, "{}", commands.len());
-        let (_, expected) = state(&mut server.direct());
-        let settings = [("STUNNEL_POOL", pool), ("STUNNEL_STATUS_ADDRESS", "0")];
-        let held = Launcher::hold_with(&server.url(), &settings);
+        let expected = new_state(&server);
+        let held = hold(&server, pool);
         let page = held.page();
         let (mut reused, mut reusable, mut tried) = (0, 0, 0);
         for round in 0..number_of("POOL_ROUNDS").unwrap_or(ROUNDS) {
@@ -305,5 +320,130 @@ fn no_command_changes_what_the_next_app_sees() {
         // With `--pool auto`, the pool is off for the first apps.
         let least = if pool == "on" { 9 } else { 7 };
         assert!(reused * 10 >= reusable * least, "reused after {reused} of {reusable}");
+    }
+}
+
+/// Requests that a user sends before disconnecting: a list of requests, and a last request, which
+/// may be empty. The user waits for a reply to each request in the list. The user sends the last
+/// request in full or in part, and does not wait for its reply.
+const MESSES: [(&[&str], &str); 9] = [
+    (&["MULTI", "SET lost x"], ""),
+    (&["WATCH key:0"], ""),
+    (&["SELECT 7"], ""),
+    (&["SUBSCRIBE text:0"], ""),
+    (&["HELLO 3", "CLIENT TRACKING on BCAST"], ""),
+    (&["HELLO 3"], ""),
+    (&[], "CLIENT REPLY SKIP"),
+    (&[], "BLPOP nothing 0"),
+    (&[], "ECHO unread"),
+];
+
+/// Sends the requests of an entry of [`MESSES`], and disconnects. Half of the users are impatient:
+/// they skip the rest of the list if a reply does not arrive at once. The launcher may close the
+/// connection earlier.
+fn leave_in_a_mess(mut user: Client, dice: &mut Rng) {
+    let patience = if dice.bool() { PATIENCE } else { Duration::from_micros(1) };
+    let (asked, sent) = *one_of(&MESSES, dice);
+    for asked in asked {
+        let words: Vec<_> = asked.split(' ').map(str::to_owned).collect();
+        if ask_raw(&mut user, &words, patience).is_none() {
+            break;
+        }
+    }
+    if !sent.is_empty() {
+        let whole = request(&sent.split(' ').map(str::as_bytes).collect::<Vec<_>>());
+        let end = if dice.bool() { whole.len() } else { dice.usize(1..whole.len()) };
+        let _gone = user.stream.get_mut().write_all(&whole[..end]);
+    }
+    // After a half-close, BLPOP would wait forever, so the user resets the connection.
+    let how = match sent.starts_with("BLPOP") {
+        true => Leaving::Reset,
+        false => *one_of(&LEAVINGS, dice),
+    };
+    leave(user, how);
+}
+
+/// Sends some random commands, checks that the user gets its own replies, and disconnects.
+fn leave_after_random_commands(
+    mut user: Client,
+    commands: &[(String, Vec<Reply>)],
+    mark: &str,
+    dice: &mut Rng,
+) {
+    let is_known = (0..dice.u64(..6)).all(|_| {
+        let (name, arguments) = one_of(commands, dice);
+        let words = words_of(name, arguments, dice);
+        // A command that the pool does not know may change the later replies in any way.
+        let is_known = is_listed(name) && !["hello", "reset"].contains(&name.as_str());
+        let patience = if is_known { PATIENCE } else { GLANCE };
+        let reply = ask_raw(&mut user, &words, patience);
+        assert!(reply.is_some() || !is_known, "{words:?}");
+        is_known
+    });
+    if is_known {
+        let echo = ["ECHO", mark].map(str::to_owned);
+        let reply = ask_raw(&mut user, &echo, PATIENCE).expect("a reply");
+        let reply = String::from_utf8_lossy(&reply).into_owned();
+        // In a transaction, Redis answers ECHO with `+QUEUED`.
+        assert!(reply.contains(mark) || reply == "+QUEUED\r\n", "{reply}");
+    }
+    leave(user, *one_of(&LEAVINGS, dice));
+}
+
+/// Simulates a user, who either checks that the connection is like new, or sends requests and
+/// disconnects.
+fn visit(
+    (server, held): (&Server, &Held),
+    direct: &mut Client,
+    commands: &[(String, Vec<Reply>)],
+    mark: &str,
+    dice: &mut Rng,
+) {
+    let mut user = held.open();
+    if dice.u64(..4) == 0 {
+        assert_like_new(&mut user, direct, mark, &new_state(server));
+        return leave(user, Leaving::Close);
+    }
+    let refused = Reply::line("-NOAUTH Authentication required.");
+    assert_eq!(user.ask(&["GET", mark]), refused);
+    assert_eq!(user.ask(&["AUTH", PASSWORD]), Reply::line("+OK"));
+    assert_eq!(user.ask(&["ECHO", mark]), Reply::bulk(mark));
+    match dice.bool() {
+        true => leave_in_a_mess(user, dice),
+        false => leave_after_random_commands(user, commands, mark, dice),
+    }
+}
+
+#[test]
+fn concurrent_apps_never_see_each_others_state() {
+    let seed = seed();
+    let visits = number_of("POOL_VISITS").unwrap_or(VISITS);
+    for pool in ["on", "auto"] {
+        let server = Server::start(Front::Redis);
+        // Commands that change the state of other users, or make all users wait.
+        let is_wild = |name: &str| {
+            let wild =
+                ["sync", "psync", "client|pause", "swapdb", "bgsave", "bgrewriteaof", "save"];
+            wild.contains(&name) || name.starts_with("acl|") || name.starts_with("config|")
+        };
+        let commands = descriptions(&mut server.direct()).into_iter();
+        let commands: Vec<_> = commands.filter(|(name, _)| !is_wild(name)).collect();
+        let held = hold(&server, pool);
+        thread::scope(|scope| {
+            for place in 0..THREADS {
+                let (server, held, commands) = (&server, &held, &commands);
+                scope.spawn(move || {
+                    let mut dice = Rng::with_seed(seed.wrapping_add(place));
+                    let mut direct = server.direct();
+                    for number in 0..visits {
+                        let mark = format!("mark-{place}-{number}");
+                        visit((server, held), &mut direct, commands, &mark, &mut dice);
+                    }
+                });
+            }
+        });
+        let reused = held.page().of_tunnel("pool_requests_total", ",result=\"reused\"");
+        println!("{pool}: {reused:?} users got a reused connection");
+        assert!(reused > Some(0.0), "{pool}");
     }
 }

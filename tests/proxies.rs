@@ -128,8 +128,8 @@ fn pinned_through(port: u16) {
     assert!(!log.contains("not-authenticated"), "{log}");
 }
 
-/// Tests HAProxy with the manual's snippet `name`. The test replaces the server `manual` in the
-/// snippet by the local port `backend`.
+/// Tests HAProxy with the snippet `name` of the manual. The test replaces the server's address in
+/// the snippet, `manual`, by the local port `backend`.
 fn haproxy_works(name: &str, manual: &str, backend: u16) {
     let proxy = Proxy::new();
     let port = two_free_ports();

@@ -465,9 +465,9 @@ fn a_hint_names_the_setting_to_change() {
     let other_ca = "no configured CA signed the server's certificate chain: set STUNNEL_CA_FILE to \
                     the chain's CA, or set STUNNEL_VERIFY=none";
     let no_tls = &*format!(
-        "if the next port, {}, speaks TLS, write redis:// (TLS on the URL's port + 1) in \
-         REDIS_URL; if another port speaks TLS, put that port into REDIS_URL; if this Redis has no \
-         TLS, write redis:// and set STUNNEL_ENABLED=false",
+        "if the next port, {}, speaks TLS, change rediss:// to redis:// in REDIS_URL; if another \
+         port speaks TLS, put that port into REDIS_URL; if this Redis has no TLS, write redis:// \
+         and set STUNNEL_ENABLED=false",
         server.port + 1
     );
     let new_pin = "set REDIS_URL_STUNNEL_PIN to the new pin";
@@ -553,17 +553,22 @@ fn a_late_refusal_answers_every_request_like_an_early_one() {
     for protocols in ["TLSv1.2", "TLSv1.3"] {
         let server = Server::requiring_certificates(protocols);
         let held = Launcher::hold(&server.url());
-        let mut app = held.open();
         let requests = ["*1\r\n$4\r\nPING\r\n", "PING\r\n", "*2\r\n$4\r\nECHO\r\n$1\r\na\r\n"];
-        let half = "*1\r\n$4\r\nPI";
-        app.stream.get_mut().write_all((requests.concat() + half).as_bytes()).unwrap();
         let refused = |app: &mut Client| match app.reply() {
-            Ok(Reply::Line(line)) => assert!(line.starts_with("-ERR start-stunnel: "), "{line}"),
-            other => panic!("{protocols}: {other:?}"),
+            Ok(Reply::Line(line)) => line.starts_with("-ERR start-stunnel: "),
+            _ => false,
         };
-        requests.iter().for_each(|_| refused(&mut app));
-        app.stream.get_mut().write_all(b"NG\r\n*1\r\n$4\r\nPING\r\n").unwrap();
-        (0..2).for_each(|_| refused(&mut app));
-        assert_eq!(rest(&mut app.stream), (vec![], None), "{protocols}");
+        // On a busy machine, the second request may come after the launcher's second of patience.
+        let answered = (0..10).any(|_| {
+            let mut app = held.open();
+            let half = requests.concat() + "*1\r\n$4\r\nPI";
+            app.stream.get_mut().write_all(half.as_bytes()).unwrap();
+            assert!(requests.iter().all(|_| refused(&mut app)), "{protocols}");
+            let rest_of_it = b"NG\r\n*1\r\n$4\r\nPING\r\n";
+            app.stream.get_mut().write_all(rest_of_it).is_ok()
+                && (0..2).all(|_| refused(&mut app))
+                && rest(&mut app.stream) == (vec![], None)
+        });
+        assert!(answered, "{protocols}");
     }
 }

@@ -10,7 +10,8 @@ use crate::tunnel::hints;
 pub struct Passes {
     pub ca: bool,
     pub full: bool,
-    /// The flaw for which the server's certificate fails verification, first of all at level `ca`.
+    /// The flaw for which the server's certificate fails verification at level `ca`, or else at
+    /// level `full`.
     pub flaw: Option<Flaw>,
 }
 
@@ -48,17 +49,21 @@ pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> V
                     check only the pin, set";
         all.push(advise(text, set_verify(Verify::None)));
     }
-    if certificate.days_left < SOON && trust.verify != Verify::None {
-        let verb = if certificate.days_left < 0 { "expired" } else { "expires" };
-        all.push(format!("the certificate {verb} on {}", certificate.expires));
-    }
     all
+}
+
+/// Returns a warning if the certificate expires soon, or has expired.
+pub fn expiry(subject: &Subject, certificate: &Certificate) -> Option<String> {
+    let concerns_user = subject.tunnel.route.trust.verify != Verify::None;
+    let verb = if certificate.days_left < 0 { "expired" } else { "expires" };
+    (concerns_user && certificate.days_left < SOON)
+        .then(|| format!("the certificate {verb} on {}", certificate.expires))
 }
 
 /// Writes a warning for users who are about to pin the key of a server that failed verification.
 fn unverified(subject: &Subject, flaw: Option<Flaw>) -> String {
     let cure = match flaw.and_then(hints::cure) {
-        Some(cure) => format!("If you know this certificate, {cure}. Until then,"),
+        Some(cure) => format!("If this is your own server, {cure}. Until then,"),
         None => format!(
             "If your own CA signed the certificate, set {ca} to that CA. Otherwise",
             ca = subject.names_to_set(&options::CA_FILE.declaration).join(" and ")

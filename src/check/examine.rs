@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::time::timeout_at;
 
-use super::advice::{Passes, advice};
+use super::advice::{Passes, advice, expiry};
 use super::dialogue::speak;
 use super::report::{Outcome, Problem, Report, STEPS, StepReport, Subject};
 use crate::configuration::{Plan, Settings};
@@ -66,6 +66,7 @@ async fn take_steps(subject: &Subject, report: &mut Report) -> Option<()> {
     let passes = Passes { ca: ca_passes, full: full_passes, flaw: ca_flaw.or(full_flaw) };
     report.steps.extend([ca, full]);
     let about_trust = advice(subject, &certificate, passes);
+    report.advice.extend(expiry(subject, &certificate));
     report.certificate = Some(certificate);
     let is_trusted = report.works();
     let done = if is_trusted { speak(subject, report, deadline).await } else { None };

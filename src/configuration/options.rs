@@ -271,8 +271,8 @@ settings! {
         |text| one_of(text, "off, on or auto", [PoolMode::Off, PoolMode::On, PoolMode::Auto]), {
         default: "auto",
         value_name: "MODE",
-        help: "Give a connection to Redis that the app has closed to the app's next connection, \
-               after a RESET: off, on, or auto (on while the app reconnects often)",
+        help: "When the app closes a connection, reuse the connection to Redis for the app's next \
+               one, after a RESET: off, on, or auto (on while the app reconnects often)",
         is_common: true,
         is_per_url: true,
     }

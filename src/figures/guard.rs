@@ -103,13 +103,7 @@ impl Arrival {
 
     pub fn failed(&mut self, reason: FailureReason, error: String, hint: String) {
         if !std::mem::replace(&mut self.decided, true) {
-            let mut state = self.figures.state_at(Instant::now());
-            state.counts.failed[reason as usize] += 1;
-            // A tunnel whose connections are all in use works.
-            if reason != FailureReason::QueueTimeout {
-                state.begins_to_fail();
-            }
-            state.note_failure(reason.word(), error, hint);
+            self.figures.state_at(Instant::now()).failed(reason, error, hint);
         }
     }
 

@@ -61,7 +61,7 @@ words! {
         TlsOther = "tls_other",
         /// The launcher or the system has no free file descriptor.
         Descriptors = "descriptors",
-        /// The system did not let the launcher start a thread for the name lookup.
+        /// The system did not let the launcher start a thread, usually for a name lookup.
         Threads = "threads",
         /// The app connection timed out in the queue of `--max-connections`.
         QueueTimeout = "queue_timeout",

@@ -103,6 +103,24 @@ async fn a_tunnel_stops_counting_as_failing_after_a_minute() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_full_queue_makes_a_tunnel_fail_only_before_any_reply() {
+    let figures = figures();
+    let tunnel = &figures.tunnels()[0];
+    let time_out = || {
+        let mut app = tunnel.accept(Instant::now());
+        app.failed(FailureReason::QueueTimeout, "full".to_owned(), String::new());
+        let seen = first_of(&figures);
+        (seen.failing_since.is_some(), seen.failure.expect("a failure").reason)
+    };
+    assert_eq!(time_out(), (true, "queue_timeout"));
+    tunnel.answered();
+    tunnel.reply_clock().received(Instant::now());
+    assert_eq!(time_out(), (false, "queue_timeout"));
+    tunnel.fails(UNANSWERED, "down".to_owned(), String::new());
+    assert_eq!(time_out(), (true, UNANSWERED), "the queue is not the cause");
+}
+
+#[tokio::test(start_paused = true)]
 async fn connections_from_all_tunnels_to_a_server_are_added_up() {
     let figures = figures();
     let [a, b, c] = figures.tunnels() else { panic!("three") };

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::counts::Counts;
 use super::history::{History, Point};
-use super::reason::{Handshake, PoolResult};
+use super::reason::{FailureReason, Handshake, PoolResult};
 use super::unix_ms;
 
 /// The facts about a tunnel that do not change. The facts contain no secret, because the metrics,
@@ -69,8 +69,8 @@ pub struct TunnelFigures {
 pub(super) struct State {
     pub counts: Counts,
     history: History,
-    /// The time of the first failure since Redis's latest answer, in milliseconds since 1970.
-    /// `None` if there was no failure since this answer.
+    /// The time of the first failure since Redis last answered a new connection, in milliseconds
+    /// since 1970. `None` if there was no such failure.
     failing_since: Option<u64>,
     last_failed: Option<Instant>,
     failure: Option<FailureText>,
@@ -122,24 +122,32 @@ impl State {
         self.last_failed.is_none_or(|failed| now - failed >= LAPSE)
     }
 
+    /// Counts a failed app connection. A timeout in the queue shows only that all connections are
+    /// in use, so the tunnel keeps its state, unless Redis has never answered.
+    pub fn failed(&mut self, reason: FailureReason, error: String, hint: String) {
+        self.counts.failed[reason as usize] += 1;
+        let is_queue = reason == FailureReason::QueueTimeout;
+        if !is_queue || self.counts.last_success.is_none() {
+            self.fails(reason.word(), error, hint);
+        } else if self.failing_since.is_none() {
+            self.note_failure(reason.word(), error, hint);
+        }
+    }
+
     /// Makes the tunnel count as failing.
-    pub fn begins_to_fail(&mut self) {
+    fn fails(&mut self, reason: &'static str, error: String, hint: String) {
         let now = Instant::now();
         if self.failing_since.is_none() || self.has_lapsed(now) {
             self.failing_since = Some(unix_ms(SystemTime::now()));
         }
         self.last_failed = Some(now);
+        self.note_failure(reason, error, hint);
     }
 
     /// Notes the failure that the status page shows.
-    pub fn note_failure(&mut self, reason: &'static str, error: String, hint: String) {
+    fn note_failure(&mut self, reason: &'static str, error: String, hint: String) {
         let at = unix_ms(SystemTime::now());
         self.failure = Some(FailureText { at, reason, error, hint });
-    }
-
-    fn fails(&mut self, reason: &'static str, error: String, hint: String) {
-        self.begins_to_fail();
-        self.note_failure(reason, error, hint);
     }
 }
 

@@ -55,7 +55,7 @@ enum Part {
     /// The first byte of a new value.
     #[default]
     Mark,
-    /// A value of one line, without its LF.
+    /// The rest of a value's only line, up to its LF.
     Line,
     /// The length or count of a value, up to the CR.
     Length,

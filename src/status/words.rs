@@ -25,16 +25,16 @@ const SLOW_CONNECT: f64 = 0.25;
 /// The state of a tunnel, which the status page and `--status` show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TunnelState {
-    /// No connection through the tunnel has succeeded or failed yet.
+    /// No connection through the tunnel has got a reply or failed yet.
     Unused,
     Works,
-    /// Redis answered the latest connection through the tunnel, but a row of the status shows a
+    /// Redis answered the latest connection that reached Redis, but a row of the status shows a
     /// problem.
     Unsteady,
-    /// The tunnel has failed in the last minute, and Redis has not answered since the failure.
+    /// The tunnel has failed in the last minute, and Redis has answered no new connection since.
     Fails,
-    /// Redis has not answered since the tunnel's latest failure, but the failure is too old to tell
-    /// whether the tunnel works now.
+    /// Redis has answered no new connection since the tunnel's latest failure, but the failure is
+    /// too old to tell whether the tunnel works now.
     Lapsed,
 }
 

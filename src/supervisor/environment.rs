@@ -38,8 +38,8 @@ impl CommandEnvironment {
     #[must_use]
     pub fn without_duplicates(mut self) -> CommandEnvironment {
         let mut names = HashSet::new();
-        self.entries.retain(|entry| match entry.as_bytes().iter().position(|byte| *byte == b'=') {
-            Some(end) => names.insert(entry.as_bytes()[..end].to_owned()),
+        self.entries.retain(|entry| match name(entry) {
+            Some(name) => names.insert(name.to_owned()),
             None => true,
         });
         self
@@ -90,6 +90,14 @@ impl CommandEnvironment {
             self.remove(LISTEN_PIDFDID);
         }
     }
+}
+
+/// Returns the name of the variable, if `entry` has the form `name=value`. Like Rust's library,
+/// takes an `=` at the beginning as a part of the name.
+fn name(entry: &CString) -> Option<&[u8]> {
+    let entry = entry.as_bytes();
+    let end = entry.iter().skip(1).position(|byte| *byte == b'=')?;
+    Some(&entry[..=end])
 }
 
 /// Returns the value of the variable `name`, if `entry` has the form `name=value`.

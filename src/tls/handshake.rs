@@ -105,7 +105,7 @@ pub enum Flaw {
     /// No trusted CA has signed the chain.
     Chain,
     /// A certificate of the chain has another flaw: its key is too short, or it is not for TLS
-    /// servers, for example. OpenSSL has not verified the chain's signatures yet.
+    /// servers, for example. OpenSSL may not have verified the chain's signatures yet.
     Unsuitable,
 }
 

@@ -49,7 +49,7 @@ thread_local! {
 /// caller can change the context until the first connection is made.
 pub fn catch<T>(build: impl FnOnce() -> T) -> (T, Option<SslContextBuilder>) {
     static REGISTER: Once = Once::new();
-    // SAFETY: the callback lives as long as the program, and has no argument.
+    // SAFETY: the callback lives as long as the program. It gets no argument of ours (0 and null).
     REGISTER.call_once(|| unsafe {
         ffi::SSL_CTX_get_ex_new_index(0, ptr::null_mut(), Some(catch_context), None, None);
     });

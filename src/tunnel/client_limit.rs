@@ -24,9 +24,8 @@ pub fn suspicion(alive: u64, down: &str) -> String {
             format!("{down}, or other processes may have used up Redis's client limit: {remedy}")
         }
         _ => format!(
-            "Redis is probably at its client limit (this launcher's other connections: {alive}; \
-             connections of other processes also count towards the limit): {remedy}. Otherwise, \
-             {down}"
+            "Redis is probably at its client limit (open connections of this launcher: {alive}; \
+             those of other processes count, too): {remedy}. If the limit is not the cause, {down}"
         ),
     }
 }

@@ -1,9 +1,8 @@
 //! A tunnel's first TLS handshake runs alone. The tunnel's other connections wait briefly for this
 //! handshake, so that they can resume the session of the first connection.
 //!
-//! Waiting saves CPU time at Redis if many apps connect at once. The following factors compare
-//! Redis's CPU time with a setup in which nginx replaces the launcher (docs/performance.md). If the
-//! other connections wait, the factor is 0.78. If they do not wait, the factor is 1.2.
+//! Waiting saves CPU time at Redis if many apps connect at once: `bin/bench` measures this with the
+//! load "storm of 10 x 20" (docs/performance.md).
 
 use std::future::Future;
 use std::pin::pin;

@@ -279,9 +279,9 @@ fn unknown_name(tunnel: &Tunnel) -> String {
 fn no_tls_here(tunnel: &Tunnel) -> String {
     let (variable, port) = (tunnel.variable(), tunnel.route.upstream.port);
     format!(
-        "if the next port, {next}, speaks TLS, write redis:// (TLS on the URL's port + 1) in \
-         {variable}; if another port speaks TLS, put that port into {variable}; if this Redis has \
-         no TLS, write redis:// and set {enabled}=false",
+        "if the next port, {next}, speaks TLS, change rediss:// to redis:// in {variable}; if \
+         another port speaks TLS, put that port into {variable}; if this Redis has no TLS, write \
+         redis:// and set {enabled}=false",
         next = u32::from(port) + 1,
         enabled = tunnel.route.setting_names.of(names::ENABLED),
     )

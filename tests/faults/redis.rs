@@ -95,7 +95,7 @@ fn redis_accepts_no_more_clients() {
     drop((held, direct));
     let log = scene.aftermath();
     all_logged(&log, "connection-failed", "error", "TLS handshake failed");
-    let hint = "Redis is probably at its client limit (this launcher's other connections: 3;";
+    let hint = "Redis is probably at its client limit (open connections of this launcher: 3;";
     all_logged(&log, "connection-failed", "hint", hint);
 }
 
@@ -116,7 +116,7 @@ fn redis_behind_stunnel_accepts_no_more_clients() {
     let log = scene.aftermath();
     let hints = logged(&log, "connection-unanswered", "hint");
     assert_eq!(hints.is_empty(), lost == 0, "{lost} lost: {log}");
-    let expected = "(this launcher's other connections: 3;";
+    let expected = "(open connections of this launcher: 3;";
     assert!(hints.iter().all(|hint| hint.contains(expected)), "{hints:?}");
 }
 

@@ -118,7 +118,7 @@ pub fn acceptor_builder(newest: SslVersion) -> SslAcceptorBuilder {
 }
 
 /// True if the first message on `stream` is a ClientHello that offers a TLS 1.3 session (RFC 8446
-/// sections 4.1.2 and 4.2.11). Reads nothing from the stream.
+/// sections 4.1.2 and 4.2.11). The message stays in the stream, because this function only peeks.
 pub fn offers_session(stream: &TcpStream) -> bool {
     const HANDSHAKE: u8 = 22;
     const PRE_SHARED_KEY: [u8; 2] = [0, 41];
