@@ -62,7 +62,7 @@ fn read_on(
     let mut plan = variables::plan(&mut reader);
     plan.unused.other_urls = variables::others(&plan, environment);
     if sources.find(&options::URLS.declaration).is_none() {
-        plan.unused.question = variables::question(environment);
+        plan.unused.question = variables::question(&plan);
     }
     plan.unused.retired = retired(invocation, environment);
     spelling::check(&mut reader, &mut plan);

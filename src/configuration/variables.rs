@@ -85,24 +85,23 @@ fn route(name: &str, url: &RedisUrl, reader: &mut Reader<'_>) -> Option<Route> {
 
 /// Returns the variables that hold a Redis URL but are not in the plan.
 pub fn others(plan: &Plan, environment: &Environment) -> Vec<String> {
-    holding_urls(environment)
+    let is_url = |value: &OsString| value.to_str().is_some_and(has_scheme);
+    environment
+        .iter()
+        .filter(|(_, value)| is_url(value))
+        .filter_map(|(name, _)| name.to_str())
         .filter(|name| !is_ours(name))
         .filter(|name| plan.variables().all(|known| known != *name))
         .map(str::to_owned)
         .collect()
 }
 
-/// Returns the variables that hold a Redis URL.
-fn holding_urls(environment: &Environment) -> impl Iterator<Item = &str> {
-    let is_url = |value: &OsString| value.to_str().is_some_and(has_scheme);
-    environment.iter().filter(move |(_, value)| is_url(value)).filter_map(|(name, _)| name.to_str())
-}
-
-/// If `REDIS_URL` is not set, but a variable with a similar name holds a Redis URL, returns the
-/// question whether the user meant `REDIS_URL`.
-pub fn question(environment: &Environment) -> Option<String> {
-    let similar = holding_urls(environment).find(|name| is_close(name, REDIS_URL));
-    let misspelt = similar.filter(|_| lookup(environment, REDIS_URL).is_none())?;
+/// If `REDIS_URL` is not in the plan, but a variable with a similar name holds a Redis URL, returns
+/// the question whether the user meant `REDIS_URL`.
+pub fn question(plan: &Plan) -> Option<String> {
+    let is_missing = plan.variables().all(|known| known != REDIS_URL);
+    let mut others = plan.unused.other_urls.iter();
+    let misspelt = others.find(|name| is_missing && is_close(name, REDIS_URL))?;
     Some(format!("{misspelt} holds a Redis URL. Did you mean {REDIS_URL}?"))
 }
 

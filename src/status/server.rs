@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +28,7 @@ use crate::figures::CommandState;
 use crate::logging::{debug, warning};
 use crate::names;
 use crate::system::socket::watch;
+use crate::system::stream;
 use crate::text::printable;
 use crate::tunnel::failure;
 
@@ -73,7 +73,7 @@ pub async fn serve(page: StatusListener, status: Arc<Status>) {
         Err(error) => return warning!(at = "status-down", error = %error),
     };
     let mut served = VecDeque::new();
-    let mut reserve = open_reserve();
+    let mut reserve = stream::reserve().ok();
     loop {
         match listener.async_io(Interest::READABLE, accept).await {
             Ok(None) => {}
@@ -101,13 +101,9 @@ pub async fn serve(page: StatusListener, status: Arc<Status>) {
             }
         }
         if reserve.is_none() {
-            reserve = open_reserve();
+            reserve = stream::reserve().ok();
         }
     }
-}
-
-fn open_reserve() -> Option<OwnedFd> {
-    io::stderr().as_fd().try_clone_to_owned().ok()
 }
 
 /// Closes the oldest connection if [`MAX_CONNECTIONS`] connections are open. The client of the

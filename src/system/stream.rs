@@ -1,6 +1,7 @@
-//! Makes replacements for the standard streams (stdin, stdout, stderr).
+//! Makes descriptors from and for the standard streams (stdin, stdout, stderr).
 
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
@@ -13,4 +14,13 @@ use nix::unistd::pipe2;
 /// Returns the error of pipe2(2), for example if fewer than two descriptors are free.
 pub fn closed() -> nix::Result<OwnedFd> {
     pipe2(OFlag::O_CLOEXEC).map(|(read_end, _)| read_end)
+}
+
+/// Reserves a file descriptor, which is a copy of stderr. Dropping the value makes one descriptor
+/// free.
+///
+/// # Errors
+/// Returns the error of fcntl(2), for example if no descriptor is free.
+pub fn reserve() -> io::Result<OwnedFd> {
+    io::stderr().as_fd().try_clone_to_owned()
 }

@@ -217,16 +217,19 @@ pub fn certificate(flaw: Flaw, tunnel: &Tunnel) -> String {
     let names = &tunnel.route.setting_names;
     let [verify, ca, pin, name] =
         [names::VERIFY, names::CA_FILE, names::PIN, names::SERVER_NAME].map(|name| names.of(name));
-    let cure = match flaw {
-        Flaw::Name => format!("set {name} to a name in the certificate, or set {verify}=ca"),
-        Flaw::Key => "give the server a key of a usual type: ECDSA, or RSA with 2048 to 4096 bits \
-                      and the exponent 65537"
-            .to_owned(),
-        Flaw::Chain => chain(tunnel, [verify, ca, pin]),
-        Flaw::Expired | Flaw::NotYetValid | Flaw::Unsuitable => format!(
-            "{cure}. Until then, set {verify}=none and {pin} to the server's pin",
-            cure = cure(flaw).unwrap_or_default()
-        ),
+    let cure = match cure(flaw) {
+        Some(cure) => {
+            format!("{cure}. Until then, set {verify}=none and {pin} to the server's pin")
+        }
+        None if flaw == Flaw::Name => {
+            format!("set {name} to a name in the certificate, or set {verify}=ca")
+        }
+        None if flaw == Flaw::Key => {
+            "give the server a key of a usual type: ECDSA, or RSA with 2048 to 4096 bits and the \
+             exponent 65537"
+                .to_owned()
+        }
+        None => chain(tunnel, [verify, ca, pin]),
     };
     match names.full_by_url {
         false => cure,

@@ -7,7 +7,6 @@ use std::fs::{self, Permissions};
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -28,6 +27,7 @@ use super::{Tunnel, hints};
 use crate::figures::Event;
 use crate::logging::warning;
 use crate::system::socket::watch;
+use crate::system::stream;
 
 /// The most connections that wait in the kernel until the launcher accepts them. The system setting
 /// net.core.somaxconn may lower this number (listen(2)).
@@ -221,7 +221,7 @@ where
 /// kernel. The second descriptor is reserved for the connection to Redis, because a burst of app
 /// connections could use up all descriptors.
 fn accept(listener: &Socket) -> io::Result<AppStream> {
-    let accepted = io::stderr().as_fd().try_clone_to_owned().and_then(|spare| {
+    let accepted = stream::reserve().and_then(|spare| {
         let (socket, address) = listener.accept()?;
         socket.set_nonblocking(true)?;
         let app = match address.as_socket() {

@@ -19,8 +19,8 @@ use super::relay::Upstream;
 use crate::figures::UpstreamState;
 use crate::tls::{TlsStream, is_unannounced_close};
 
-/// How often [`TlsUpstream::is_untouched`] tries to read bytes that the kernel has received, but
-/// that the runtime does not know of yet. After the last try, the function returns false.
+/// The number of times that [`TlsUpstream::is_untouched`] tries to read bytes that the kernel has
+/// received, but that the runtime does not know of yet. Then the function returns false.
 const READINESS_TRIES: usize = 4;
 
 /// The TLS connection to Redis.
