@@ -11,7 +11,7 @@ use support::launcher::{BINARY, Launcher, logged, with_mounted};
 use support::pki::{Authority, Certificate};
 use support::proc::state;
 use support::servers::Server;
-use support::{full_pipe, wait_until};
+use support::{full_pipe, two_free_ports, wait_until};
 
 #[test]
 fn error_says_that_the_limit_on_open_files_is_too_low() {
@@ -121,8 +121,8 @@ fn a_taken_port_is_an_error_if_port_taken_is_fail() {
         assert!(log.contains(&problem) && log.contains(remedy), "{log}");
     }
     assert_eq!(launcher().env("STUNNEL_PORT_TAKEN", "move").run().stdout, "ran\n");
-    drop(taken);
-    assert_eq!(launcher().env("STUNNEL_PORT_TAKEN", "fail").run().stdout, "ran\n");
+    let free = launcher().env("STUNNEL_LISTEN_PORT", two_free_ports().to_string());
+    assert_eq!(free.env("STUNNEL_PORT_TAKEN", "fail").run().stdout, "ran\n");
 
     let two =
         launcher().env("HEROKU_REDIS_TWO_URL", "redis://two").env("STUNNEL_LISTEN_PORT", "65535");

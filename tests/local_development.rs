@@ -70,7 +70,7 @@ fn shim_runs_the_launcher_on_path_and_no_other_shim() {
     checkout.install();
     // On PATH, another app's shim comes before the launcher.
     fs::create_dir(checkout.at("programs/other")).unwrap();
-    fs::copy(checkout.shim(), checkout.at("programs/other/start-stunnel")).unwrap();
+    support::copy_executable(&checkout.shim(), &checkout.at("programs/other/start-stunnel"));
     let path = format!(
         "{}:{}:{}:/usr/bin:/bin",
         checkout.at("app/bin").display(),

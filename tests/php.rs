@@ -12,7 +12,7 @@ use nix::libc;
 use support::launcher::{BINARY, Launcher, Running};
 use support::servers::{Front, PASSWORD, Server};
 use support::snippets::{snippet, with_ours};
-use support::{Process, eventually, http_get, two_free_ports};
+use support::{Process, eventually, http_get, two_free_ports, write_executable};
 
 /// Prints where PHP finds `REDIS_URL`, and sends PING to Redis.
 const PAGE: &str = r#"<?php
@@ -47,8 +47,7 @@ impl Site {
 
     fn write(&self, name: &str, text: &str) -> PathBuf {
         let file = self.folder.path().join(name);
-        fs::write(&file, text).unwrap();
-        fs::set_permissions(&file, Permissions::from_mode(0o755)).unwrap();
+        write_executable(&file, text);
         file
     }
 

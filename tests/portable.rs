@@ -169,7 +169,7 @@ fn bare_system() -> TempDir {
         fs::create_dir(folder.path().join(name)).unwrap();
     }
     // Debian's package busybox-static installs this program.
-    fs::copy("/bin/busybox", folder.path().join("bin/busybox")).unwrap();
+    support::copy_executable("/bin/busybox".as_ref(), &folder.path().join("bin/busybox"));
     for name in ["sh", "cat", "printf"] {
         symlink("busybox", folder.path().join("bin").join(name)).unwrap();
     }
@@ -189,12 +189,12 @@ fn static_binary_runs_without_any_library() {
     for binary in Binary::all().iter().filter(|binary| binary.target.ends_with("-musl")) {
         let system = bare_system();
         let inside = |name: &str| system.path().join(name);
-        fs::copy(&binary.file, inside("bin/start-stunnel")).unwrap();
+        support::copy_executable(&binary.file, &inside("bin/start-stunnel"));
         let mut words = vec![format!("--root={}", system.path().display())];
         if binary.architecture() != std::env::consts::ARCH {
             let qemu = format!("command -v qemu-{}-static", binary.architecture());
             let found = Outcome::of(Command::new("sh").args(["-c", &qemu])).ok();
-            fs::copy(found.trim(), inside("bin/qemu")).unwrap();
+            support::copy_executable(found.trim().as_ref(), &inside("bin/qemu"));
             words.push("/bin/qemu".to_owned());
         }
         words.extend(["/bin/start-stunnel", "sh", "-c", HOLD].map(str::to_owned));

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use support::launcher::Outcome;
-use support::{release_setting, write_executable};
+use support::{copy_executable, release_setting, write_executable};
 use tempfile::TempDir;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -42,7 +42,7 @@ impl Checkout {
         for name in FILES {
             let file = checkout.folder.path().join(name);
             fs::create_dir_all(file.parent().unwrap()).unwrap();
-            fs::copy(Path::new(ROOT).join(name), &file).unwrap();
+            copy_executable(&Path::new(ROOT).join(name), &file);
         }
         let version = format!("version = \"{}\"", env!("CARGO_PKG_VERSION"));
         for name in ["Cargo.toml", "buildpack/buildpack.toml"] {

@@ -215,7 +215,7 @@ fn a_setuid_program_started_by_command_works() {
     }
     let folder = tempfile::tempdir().unwrap();
     let as_root = folder.path().join("id");
-    fs::copy("/usr/bin/id", &as_root).unwrap();
+    support::copy_executable("/usr/bin/id".as_ref(), &as_root);
     fs::set_permissions(&as_root, Permissions::from_mode(0o4755)).unwrap();
     let script = format!("echo $REDIS_URL; read go; exec {} -u", as_root.display());
     let nobody = Launcher::as_user(65_534, folder.path(), &["sh", "-c", &script]);

@@ -16,7 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::resp::Client;
 use super::servers::PASSWORD;
 use super::status::StatusPage;
-use super::{PATIENCE, Process, heed_signals, wait_until};
+use super::{PATIENCE, Process, copy_executable, heed_signals, wait_until};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_start-stunnel");
 
@@ -107,7 +107,7 @@ impl Launcher {
     pub fn as_user(user: u32, folder: &Path, words: &[&str]) -> Launcher {
         fs::set_permissions(folder, Permissions::from_mode(0o755)).unwrap();
         let copy = folder.join("start-stunnel");
-        fs::copy(BINARY, &copy).unwrap();
+        copy_executable(Path::new(BINARY), &copy);
         let user = format!("--reuid={user}");
         let mut launcher = Launcher::of("setpriv", ["--clear-groups", "--regid=65534", &user]);
         launcher.command.arg(copy).args(words);

@@ -20,7 +20,7 @@ pub mod tool;
 
 use std::fs::{self, Permissions};
 use std::io::{ErrorKind, PipeReader, PipeWriter, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{SigHandler, Signal};
+use socket2::{Domain, Socket, Type};
 
 /// The time limit of each wait in a test. If one of the launcher's timeouts must not expire during
 /// a test, the test sets this timeout to at least twice `PATIENCE`.
@@ -104,12 +105,20 @@ pub fn two_free_ports() -> u16 {
         let step = NEXT.fetch_add(2, Ordering::Relaxed);
         let start = (std::process::id() % 9_000) as u16 * 2;
         let port = 10_000 + start.wrapping_add(step) % 20_000;
-        let _first = TcpListener::bind(("127.0.0.1", port)).ok()?;
-        let _second = TcpListener::bind(("127.0.0.1", port + 1)).ok()?;
+        is_free(port).then_some(())?;
+        is_free(port + 1).then_some(())?;
         let claim = SocketAddr::from_abstract_name(format!("start-stunnel-tests-{port}")).unwrap();
         std::mem::forget(UnixListener::bind_addr(&claim).ok()?);
         Some(port)
     })
+}
+
+/// This function only binds the port. If it listened, a child that another thread is starting could
+/// hold the listener open, and the port would be taken until the child runs its program.
+fn is_free(port: u16) -> bool {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&SocketAddrV4::new(Ipv4Addr::LOCALHOST, port).into()).is_ok()
 }
 
 /// Makes `command` run with the default actions for SIGHUP, SIGINT and SIGQUIT. The tests ignore
@@ -145,8 +154,18 @@ pub fn is_root() -> bool {
 
 /// Writes a file that every user may execute.
 pub fn write_executable(file: &Path, content: impl AsRef<[u8]>) {
-    fs::write(file, content).unwrap();
+    let mut source = tempfile::NamedTempFile::new().unwrap();
+    source.write_all(content.as_ref()).unwrap();
+    copy_executable(source.path(), file);
     fs::set_permissions(file, Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Copies a program or a script. A child process writes the copy. If this process wrote the copy,
+/// a child that another thread is starting could hold the copy open, and the kernel would not
+/// execute the copy (ETXTBSY in execve(2)).
+pub fn copy_executable(from: &Path, to: &Path) {
+    let copied = Command::new("cp").args([from, to]).status().unwrap();
+    assert!(copied.success(), "cannot copy {}", from.display());
 }
 
 /// Reads to the end. Returns all bytes, and the error if an error ended the stream.
