@@ -39,7 +39,7 @@ POOL_MODES = {OURS: "auto", OFF: "off", ON: "on"}
 # The table's name for the older launcher that --before names. STUNNEL_POOL stays unset for this
 # launcher, because it may be too old to know the variable.
 BEFORE = "before"
-# The names of the two contenders in which the client connects to Redis without a proxy.
+# The names of the two contenders without a proxy: here, the client connects to Redis directly.
 TLS_DIRECTLY = "TLS directly"
 PLAINTEXT = "plaintext"
 # The names for nginx with its default TLS versions, and for nginx with TLS 1.3 only.

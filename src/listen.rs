@@ -127,8 +127,8 @@ fn not_bound(plan: &Plan, settings: &Settings, index: usize, error: &io::Error) 
     }
     if settings.listen == Listen::Unix {
         let problem = format!(
-            "is unix, but no socket can be made ({error}); set TMPDIR to a writable folder with a \
-             short path, or set tcp"
+            "is unix, but no socket can be made ({error}); let TMPDIR name a writable folder with \
+             a short path, or change this setting to tcp"
         );
         return settings.wrong(&options::LISTEN, problem);
     }

@@ -445,7 +445,7 @@ fn only_terminals_get_colours_and_no_color_turns_them_off() {
 }
 
 #[test]
-fn the_check_of_a_cluster_node_advises_about_its_limits() {
+fn check_of_a_cluster_node_says_that_tunnels_miss_other_nodes() {
     let server = Server::with_words(&["--cluster-enabled", "yes"]);
     let report = report(&server.url(), &[]);
     assert_eq!((report.code, report.json["mode"].as_str()), (0, Some("cluster")), "{report:?}");

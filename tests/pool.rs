@@ -373,7 +373,7 @@ fn leave_after_random_commands(
     let is_known = (0..dice.u64(..6)).all(|_| {
         let (name, arguments) = one_of(commands, dice);
         let words = words_of(name, arguments, dice);
-        // A command that the pool does not know may change the later replies in any way.
+        // After a command that the pool does not know, a reply may be missing. Wait only briefly.
         let is_known = is_listed(name) && !["hello", "reset"].contains(&name.as_str());
         let patience = if is_known { PATIENCE } else { GLANCE };
         let reply = ask_raw(&mut user, &words, patience);

@@ -288,7 +288,7 @@ settings! {
     STATUS_ADDRESS: Option<StatusAddress> = values::status_address, {
         value_name: "ADDRESS",
         help: "Address for the status page, metrics and health checks: HOST:PORT, a port on \
-               127.0.0.1, or unix",
+               127.0.0.1, or unix (a socket that only this user can open)",
     }
     METRICS_INTERVAL: Option<Duration> = values::interval, {
         default: "0",

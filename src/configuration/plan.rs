@@ -28,7 +28,7 @@ pub struct Unused {
     /// Variables that hold a Redis URL, but get no tunnel, because neither the launcher's default
     /// list nor the user's list contains the variables.
     pub other_urls: Vec<String>,
-    /// The question whether one of these variables should have the name `REDIS_URL`.
+    /// A question for the user: was one of these variables meant to be `REDIS_URL`?
     pub question: Option<String>,
     /// Variables whose names look like names of settings, but are unknown.
     pub unknown: Vec<String>,

@@ -90,7 +90,7 @@ pub fn port_or_zero(text: &str) -> Result<u16, &'static str> {
 
 pub fn status_address(text: &str) -> Result<Option<StatusAddress>, &'static str> {
     const EXPECTED: &str = "HOST:PORT (such as 0.0.0.0:9121, for every interface), a port on \
-                            127.0.0.1 (such as 9121), or unix";
+                            127.0.0.1 (such as 9121), or unix (for a Unix socket)";
     optional(text, |text| StatusAddress::parse(text).ok_or(EXPECTED))
 }
 

@@ -122,8 +122,9 @@ impl State {
         self.last_failed.is_none_or(|failed| now - failed >= LAPSE)
     }
 
-    /// Counts a failed app connection. A timeout in the queue shows only that all connections are
-    /// in use, so the tunnel keeps its state, unless Redis has never answered.
+    /// Counts a failed app connection. Afterwards, the tunnel counts as failing. The exception is a
+    /// timeout in the queue for a connection: if Redis has ever answered, such a timeout shows only
+    /// that all connections are in use.
     pub fn failed(&mut self, reason: FailureReason, error: String, hint: String) {
         self.counts.failed[reason as usize] += 1;
         let is_queue = reason == FailureReason::QueueTimeout;

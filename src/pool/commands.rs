@@ -62,7 +62,7 @@ fn listed<'a>(name: impl Iterator<Item = &'a u8> + Clone) -> Option<Effect> {
 
 static COMMANDS: LazyLock<Vec<&str>> = LazyLock::new(|| LISTED.split(' ').collect());
 
-/// The listed commands, sorted. There are four kinds of entries:
+/// The commands whose effect on the connection is known, sorted. There are four kinds of entries:
 ///
 /// - `get` is a command with any arguments.
 /// - `acl|cat` is a command with this subcommand, as in ACL rules.
@@ -141,8 +141,8 @@ mod tests {
         latency|graph latency|histogram latency|history latency|latest module|list slowlog|get \
         slowlog|len";
 
-    /// The listed commands that Redis 7.0 lacks. Each entry consists of the version or module that
-    /// introduced the commands, and the commands.
+    /// The commands in `LISTED` that Redis 7.0 lacks. Each entry consists of the version or module
+    /// that introduced the commands, and the commands.
     const LATER: &[(&str, &str)] = &[
         ("Redis 7.2", "client|setinfo cluster|myshardid waitaof"),
         ("Redis 7.4", "hexpire hexpireat hexpiretime hpersist hpexpire hpexpireat hpexpiretime"),

@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_address_is_a_port_host_and_port_or_unix() {
+    fn a_status_address_is_unix_or_a_port_with_or_without_a_host() {
         for (text, expected) in [
             ("9121", "127.0.0.1:9121"),
             ("0", "127.0.0.1:0"),
