@@ -19,9 +19,9 @@ TABLE = ROOT / "bench/RESULTS.md"
 DATA = ROOT / "bench/results.json"
 PICTURE = ROOT / "bench/ratios.svg"
 
-# The headings of the last columns of the tables. Each column divides a figure of the launcher by
-# the same figure of another contender. In the last two columns, the launcher's pool is off. The
-# last column compares with nginx TLS 1.3, because its handshakes are equally expensive.
+# The headings of the columns that divide a figure of the launcher by the same figure of another
+# contender. The columns "off" use the launcher with its pool off. With TLS 1.3, nginx needs as much
+# CPU time for a handshake as the launcher.
 BEST_PEER = "ours / best peer"
 QUOTIENTS = {
     "ours / plaintext": (OURS, PLAINTEXT),

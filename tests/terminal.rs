@@ -115,7 +115,9 @@ fn fg_sends_a_stopped_command_one_sigcont() {
 fn the_command_and_its_tunnel_work_after_each_ctrl_z_and_fg() {
     let server = Server::start(Front::Redis);
     let mut terminal = Terminal::shell(&[("REDIS_URL", &server.url())]);
-    terminal.type_line(&format!("{BINARY} sh -c 'redis-cli --no-auth-warning -u $REDIS_URL'"));
+    // `exec`: when COMMAND itself has stopped, redis-cli no longer reads the keys for the shell.
+    let script = "exec redis-cli --no-auth-warning -u $REDIS_URL";
+    terminal.type_line(&format!("{BINARY} sh -c '{script}'"));
     for round in 1..=25 {
         terminal.type_keys(&format!("echo round-{round}.\n"));
         terminal.expect(&format!("\"round-{round}.\""));

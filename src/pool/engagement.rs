@@ -53,8 +53,8 @@ mod tests {
 
     const GOOD: Option<Duration> = Some(Duration::from_secs(1));
 
-    /// True if the pool is on after `count` app connections, each of which ends `pause` after the
-    /// previous connection.
+    /// True if the pool is on after `count` app connections. They end one after the other, with the
+    /// time `pause` between their ends. [`Engagement::note`] explains `lasted`.
     fn is_on_after(count: usize, pause: Duration, lasted: Option<Duration>) -> bool {
         let (mut engagement, mut now) = (Engagement::default(), Instant::now());
         for _ in 0..count {

@@ -55,7 +55,8 @@ impl<'a, T> Meter<'a, T> {
         } else {
             figures.answered();
         }
-        // Servers send TLS sessions before their first reply, or not at all.
+        // A server sends its session tickets before its first reply, or not at all. So other
+        // connections no longer need to wait for a ticket.
         self.tunnel.first_handshake.finish();
     }
 }

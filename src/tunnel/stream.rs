@@ -64,7 +64,7 @@ impl TlsUpstream {
         }
     }
 
-    /// Sets the state in which the metrics count the connection.
+    /// Sets the state under which the metrics count the connection.
     pub fn set_state(&mut self, state: UpstreamState) {
         if let Some(held) = &mut self.tls.get_mut().held {
             held.set_state(state);
