@@ -196,7 +196,7 @@ fn tunnel_up(route: &Route, local: &Local) {
             var = variables,
             msg = format!(
                 "a CA is set, but has no effect with {0}=none. Set {0}=ca or {0}=full",
-                names::VERIFY
+                route.setting_names.of(names::VERIFY)
             ),
         );
     }

@@ -11,7 +11,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::Duration;
 
@@ -25,6 +25,9 @@ use tokio::time::timeout;
 const MOST_THREADS: usize = 512;
 /// The time after which a thread without work ends, unless the thread is the permanent thread.
 const IDLE: Duration = Duration::from_secs(10);
+/// The most threads that the name lookups of one tunnel may use at the same time. Half of the
+/// threads stay available to the other tunnels if a name server is silent.
+pub const MOST_LOOKUPS: usize = MOST_THREADS / 2;
 /// The maximum time for which a job waits for a busy thread, if the system refuses to start a new
 /// thread.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -54,15 +57,26 @@ pub fn keep_one_ready() {
     }
 }
 
-/// Looks up the addresses of `host`, which is a name or an IP address.
+/// Looks up the addresses of `host`, which is a name or an IP address. Waits while `free` has no
+/// permit. A lookup keeps its permit until it ends, even if the caller no longer waits for it.
 ///
 /// # Errors
 /// Returns the resolver's error, or EAGAIN if no thread is idle and no thread can be started.
-pub async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
+pub async fn look_up(
+    host: String,
+    port: u16,
+    free: &Arc<Semaphore>,
+) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
-    run(move || (host.as_str(), port).to_socket_addrs().map(Iterator::collect)).await?
+    let permit = free.clone().acquire_owned().await;
+    run(move || {
+        let found = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);
+        drop(permit);
+        found
+    })
+    .await?
 }
 
 /// Runs `work`, which may block, on a thread of this module.
@@ -151,10 +165,22 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_needs_no_lookup() {
+        let free = Arc::new(Semaphore::new(0));
         for (host, expected) in [("127.0.0.1", "127.0.0.1:6379"), ("::1", "[::1]:6379")] {
-            let found = look_up(host.to_owned(), 6379).await.unwrap();
+            let found = look_up(host.to_owned(), 6379, &free).await.unwrap();
             assert_eq!(found, [expected.parse().unwrap()]);
         }
+    }
+
+    #[tokio::test]
+    async fn lookups_wait_if_the_tunnel_already_has_too_many() {
+        let free = Arc::new(Semaphore::new(1));
+        let earlier = free.clone().acquire_owned().await.unwrap();
+        let mut later = Box::pin(look_up("localhost".to_owned(), 6379, &free));
+        assert!(timeout(Duration::from_millis(20), &mut later).await.is_err());
+        drop(earlier);
+        assert!(later.await.unwrap().iter().all(|address| address.ip().is_loopback()));
+        assert_eq!(free.available_permits(), 1);
     }
 
     #[tokio::test]

@@ -73,6 +73,8 @@ fn launcher_exits_with_126_if_the_command_is_not_executable() {
     let folder = tempfile::tempdir().unwrap();
     let plain = folder.path().join("plain").to_str().unwrap().to_owned();
     fs::write(&plain, "#!/bin/sh\n").unwrap();
+    let pipe = folder.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
     // Machine 22 in an ELF header is IBM's s390x, on which these tests never run.
     let mut foreign = fs::read("/bin/true").unwrap();
     foreign[18..20].copy_from_slice(&22u16.to_ne_bytes());
@@ -83,6 +85,7 @@ fn launcher_exits_with_126_if_the_command_is_not_executable() {
         (executable(&folder, "script", format!("#!{plain}\n")), "chmod +x"),
         (plain, "chmod +x"),
         ("/".to_owned(), "is a directory"),
+        (pipe.to_str().unwrap().to_owned(), "is not a regular file"),
     ];
     none_is_executed(&cases, 126);
 }

@@ -293,7 +293,7 @@ fn the_status_shows_app_connections_waiting_at_the_limit() {
     scene.page.wait_for_waiting(1);
     let (text, _) = scene.status("REDIS_URL");
     assert!(text.contains("= 1 (peak 1, limit 1) · 1 app connection waiting"), "{text}");
-    assert!(text.contains("> Raise STUNNEL_MAX_CONNECTIONS if Redis allows more"), "{text}");
+    assert!(text.contains("> Raise this limit if Redis allows more"), "{text}");
     drop(first);
     assert_eq!(second.reply().unwrap(), Reply::line("+OK"));
     assert_eq!(scene.metric("connections_waiting"), Some(0.0));

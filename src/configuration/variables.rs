@@ -170,22 +170,23 @@ fn url_in(
     }
 }
 
-/// Returns the server to which the tunnel for `url` connects, and the number that was added to the
-/// URL's port to get the server's port.
+/// Returns the server to which the tunnel for `url` connects, and [`Route::port_offset`].
 fn upstream_of(
     name: &str,
     url: &RedisUrl,
     sources: Sources<'_>,
-) -> Result<(Upstream, i32), ConfigError> {
+) -> Result<(Upstream, Option<i32>), ConfigError> {
     let setting = &options::PORT_OFFSET.declaration;
     let is_privatelink = is_privatelink(name, url) && sources.own(setting).is_none();
-    let offset = match url.is_tls() || is_privatelink {
-        true => 0,
-        false => sources.read(&options::PORT_OFFSET),
+    let port_offset = match is_privatelink {
+        _ if url.is_tls() => None,
+        true => Some(0),
+        false => Some(sources.read(&options::PORT_OFFSET)),
     };
+    let offset = port_offset.unwrap_or(0);
     let port = i32::from(url.port) + offset;
     match u16::try_from(port) {
-        Ok(port) if port != 0 => Ok((Upstream { host: url.host.clone(), port }, offset)),
+        Ok(port) if port != 0 => Ok((Upstream { host: url.host.clone(), port }, port_offset)),
         _ => Err(ConfigError::new(
             name,
             format!(

@@ -176,8 +176,8 @@ fn held(tunnel: &TunnelSnapshot) -> Row {
     };
     let (parts, held, peak) = (parts.join(" + "), counts.held(), counts.peak);
     let text = format!("{parts} = {held} (peak {peak}{limit}){queue}");
-    let advice = "Raise STUNNEL_MAX_CONNECTIONS if Redis allows more connections, or make the \
-                  app's connection pools smaller";
+    let advice = "Raise this limit if Redis allows more connections, or make the app's connection \
+                  pools smaller";
     Row { label: HELD, text, advice: is_at_limit(tunnel).then_some(advice) }
 }
 
@@ -241,7 +241,7 @@ fn waits(tunnel: &TunnelSnapshot, report: &StatusReport) -> Row {
              reply times also include the time that blocking commands such as BLPOP wait",
         )
     } else if connect > Some(SLOW_CONNECT) {
-        Some("Connecting is slow: keep connections open in the app, or set STUNNEL_POOL=on")
+        Some("Connecting is slow: keep connections open in the app, or set --pool=on")
     } else {
         None
     };

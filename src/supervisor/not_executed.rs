@@ -65,6 +65,9 @@ pub fn explain(path: &Path, error: Errno) -> NotExecuted {
         Errno::EACCES if path.is_dir() => {
             Some(format!("{file} is a directory. Give the path of a program instead"))
         }
+        Errno::EACCES if path.exists() && !path.is_file() => {
+            Some(format!("{file} is not a regular file. Give the path of a program instead"))
+        }
         Errno::EACCES if access(path, AccessFlags::X_OK).is_err() => {
             let mode = fs::metadata(path).map(|found| found.permissions().mode() & 0o111);
             Some(match mode {
@@ -132,7 +135,10 @@ pub fn is_script_for_shell(file: &Path) -> bool {
 /// Returns the first bytes of `file`, or an empty vector if the file is unreadable.
 fn start(file: &Path) -> Vec<u8> {
     let mut start = Vec::new();
-    let _ = File::open(file).and_then(|file| file.take(START).read_to_end(&mut start));
+    // Opening a named pipe would block.
+    if file.is_file() {
+        let _ = File::open(file).and_then(|file| file.take(START).read_to_end(&mut start));
+    }
     start
 }
 

@@ -12,12 +12,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
 
 use super::relay::{App, Stream};
 use super::socket::{APP_PROBE_IDLE, has_hung_up, keep_alive};
+use crate::system::socket::unread;
 
 /// The first two bytes of a TLS ClientHello: the type of the TLS record, and the first byte of the
 /// record's version (RFC 8446 section 5.1). No request to Redis begins with these bytes.
@@ -42,8 +43,11 @@ pub struct AppStream {
     speaks_tls: Option<bool>,
     /// The bytes that the launcher read ahead, and that the next reader of the stream will get.
     held: Vec<u8>,
-    /// The time at which the launcher last read bytes ahead.
+    /// The time of the app's last byte, as far as the launcher has noticed this byte while the app
+    /// waits for Redis.
     pub last_ahead: Option<Instant>,
+    /// The number of bytes that [`AppStream::has_closed`] last found unread.
+    unread: i32,
     /// True if the app had closed its side when the launcher last read ahead.
     ended: bool,
     /// True if TCP keepalive probes are switched on. The probes find out whether an app that has
@@ -84,6 +88,7 @@ impl AppStream {
             speaks_tls: None,
             held: Vec::new(),
             last_ahead: None,
+            unread: 0,
             ended: false,
             is_probed: false,
             hung_up: None,
@@ -146,6 +151,20 @@ impl AppStream {
             self.speaks_tls = Some(self.held.starts_with(&CLIENT_HELLO));
         }
         Poll::Ready(Ahead::Bytes)
+    }
+
+    /// True if the app has closed its side, although the launcher has not read all of the app's
+    /// bytes (see [`Ahead::Full`]). Also notices whether more bytes have arrived since the last
+    /// call.
+    pub async fn has_closed(&mut self) -> bool {
+        let (unread, ready) = match &self.socket {
+            Socket::Tcp(stream, _) => (unread(stream), stream.ready(Interest::READABLE).await),
+            Socket::Unix(stream) => (unread(stream), stream.ready(Interest::READABLE).await),
+        };
+        if unread != self.unread {
+            (self.unread, self.last_ahead) = (unread, Some(Instant::now()));
+        }
+        ready.is_ok_and(|ready| ready.is_read_closed())
     }
 
     /// Closes the connection of an app that speaks TLS. Reads the app's bytes first, because

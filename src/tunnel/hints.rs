@@ -135,8 +135,8 @@ fn misconfigured(what: &Misconfiguration, tunnel: &Tunnel) -> Described {
             FailureReason::NoTls,
             "the server does not speak TLS",
             match tunnel.route.port_offset {
-                0 => no_tls_here(tunnel),
-                _ => another_port(tunnel),
+                None | Some(0) => no_tls_here(tunnel),
+                Some(_) => another_port(tunnel),
             },
         ),
         Misconfiguration::Certificate(rejected) => Described::new(
@@ -281,22 +281,29 @@ fn unknown_name(tunnel: &Tunnel) -> String {
 /// Returns the hint about a server that does not speak TLS on the URL's port.
 fn no_tls_here(tunnel: &Tunnel) -> String {
     let (variable, port) = (tunnel.variable(), tunnel.route.upstream.port);
-    format!(
-        "if the next port, {next}, speaks TLS, change rediss:// to redis:// in {variable}; if \
-         another port speaks TLS, put that port into {variable}; if this Redis has no TLS, write \
-         redis:// and set {enabled}=false",
-        next = u32::from(port) + 1,
-        enabled = tunnel.route.setting_names.of(names::ENABLED),
-    )
+    let enabled = tunnel.route.setting_names.of(names::ENABLED);
+    match tunnel.route.port_offset {
+        None => format!(
+            "if the next port, {next}, speaks TLS, change rediss:// to redis:// in {variable}; if \
+             another port speaks TLS, put that port into {variable}; if this Redis has no TLS, \
+             write redis:// and set {enabled}=false",
+            next = u32::from(port) + 1,
+        ),
+        Some(_) => format!(
+            "if another port speaks TLS, set {variable}_{setting}; if this Redis has no TLS, set \
+             {enabled}=false",
+            setting = names::PORT_OFFSET,
+        ),
+    }
 }
 
 /// Returns the hint about a server that may speak TLS on another port, or not at all.
 fn another_port(tunnel: &Tunnel) -> String {
     let variable = tunnel.variable();
-    let (port, offset) = (tunnel.route.upstream.port, tunnel.route.port_offset);
-    if offset == 0 {
+    let port = tunnel.route.upstream.port;
+    let Some(offset) = tunnel.route.port_offset.filter(|offset| *offset != 0) else {
         return format!("check the host and port in {variable}");
-    }
+    };
     let sign = if offset < 0 { '-' } else { '+' };
     format!(
         "check the TLS port, {port} (the URL's port {url_port} {sign} {offset}): if port \

@@ -49,9 +49,11 @@ use inquiry::Inquiry;
 pub use limit::{Limit, Slot};
 pub use listener::{Listen, Listener, PortTaken, SocketFolder, serve};
 pub use route::{Route, SettingNames, Upstream};
+use tokio::sync::Semaphore;
 use warnings::{Warning, Warnings};
 
 use crate::figures::{Event, TunnelFigures};
+use crate::threads::MOST_LOOKUPS;
 use crate::tls::{Connector, Misconfiguration, Sessions};
 
 /// The time limits that apply to each app connection.
@@ -80,6 +82,8 @@ pub struct Tunnel {
     pub limit: Arc<Limit>,
     /// The figures of all tunnels that lead to this tunnel's server.
     same_server: Vec<Arc<TunnelFigures>>,
+    /// The name lookups that the tunnel may still start now.
+    free_lookups: Arc<Semaphore>,
     sessions: Arc<Sessions>,
     first_handshake: FirstHandshake,
     /// Asks the server why the server resets connections before sending a byte.
@@ -106,6 +110,7 @@ impl Tunnel {
         }
         Tunnel {
             limit: Limit::new(route.max_connections),
+            free_lookups: Arc::new(Semaphore::new(MOST_LOOKUPS)),
             sessions,
             first_handshake,
             late_refusal: Inquiry::default(),

@@ -57,9 +57,9 @@ pub struct Route {
     pub variables: Vec<String>,
     pub upstream: Upstream,
     pub trust: Trust,
-    /// The number that is added to the URL's port to get the TLS port. The number is 0 if the URL's
-    /// port itself speaks TLS.
-    pub port_offset: i32,
+    /// The number that is added to the URL's port to get the TLS port. `None` if the URL's scheme
+    /// says that the URL's port itself speaks TLS (`rediss://`, `valkeys://`).
+    pub port_offset: Option<i32>,
     /// The names of the options and variables that hints must show to the user.
     pub setting_names: SettingNames,
     /// The maximum number of connections to Redis, or `None` if there is no limit.

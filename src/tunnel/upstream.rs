@@ -60,7 +60,8 @@ async fn take_steps(tunnel: &Tunnel, step: &mut Step) -> Result<Connected, Failu
 /// fail-over changes the addresses.
 pub async fn look_up(tunnel: &Tunnel) -> Result<Vec<SocketAddr>, Failure> {
     let upstream = &tunnel.route.upstream;
-    let addresses = threads::look_up(upstream.host_name(), upstream.port).await;
+    let addresses =
+        threads::look_up(upstream.host_name(), upstream.port, &tunnel.free_lookups).await;
     addresses.map_err(|error| Failure::Outage(Step::LookUp, error))
 }
 

@@ -18,9 +18,9 @@ const HALF_CLOSE: Duration = Duration::from_millis(500);
 /// still running, the app has given up. If COMMAND has ended, its end closed the connection, and
 /// the launcher must still send the app's last requests to Redis.
 const COMMAND_END: Duration = Duration::from_millis(100);
-/// The interval at which the launcher checks for a reset after the launcher has stopped reading
+/// The interval at which the launcher checks for a close or a reset after it has stopped reading
 /// from the app.
-const RESET_CHECK: Duration = Duration::from_millis(250);
+const CHECK: Duration = Duration::from_millis(100);
 
 /// Reads bytes from an app that waits for Redis. Returns if the app must not get a connection to
 /// Redis: the app speaks TLS itself, has given up, or has reset its connection. After a reset,
@@ -31,20 +31,21 @@ pub async fn departure(app: &mut AppStream, guard: &mut DrainGuard) -> Option<io
             Ahead::Bytes if app.speaks_tls() => return None,
             Ahead::Bytes => {}
             Ahead::Failed(error) => return Some(error),
-            // The launcher reads no more bytes from the app, so the launcher can notice a reset,
-            // but not a close.
-            Ahead::Full => break,
-            Ahead::Ended => {
-                let is_half_close = app.last_ahead.is_some_and(|at| at.elapsed() < HALF_CLOSE);
-                if !is_half_close && command_goes_on(guard).await {
-                    return None;
+            Ahead::Full if !app.has_closed().await => {
+                sleep(CHECK).await;
+                if let Some(error) = app.reset_error() {
+                    return Some(error);
                 }
-                break;
             }
+            Ahead::Full | Ahead::Ended => break,
         }
     }
+    let is_half_close = app.last_ahead.is_some_and(|at| at.elapsed() < HALF_CLOSE);
+    if !is_half_close && command_goes_on(guard).await {
+        return None;
+    }
     loop {
-        sleep(RESET_CHECK).await;
+        sleep(CHECK).await;
         if let Some(error) = app.reset_error() {
             return Some(error);
         }
