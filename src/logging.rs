@@ -201,6 +201,10 @@ impl Visit for Fields {
         self.0.push((field.name(), Value::from(value)));
     }
 
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.0.push((field.name(), Value::from(value)));
+    }
+
     fn record_u64(&mut self, field: &Field, value: u64) {
         self.0.push((field.name(), Value::from(value)));
     }

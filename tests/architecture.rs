@@ -15,8 +15,8 @@ fn modules() -> Vec<String> {
     modules.map(str::to_owned).collect()
 }
 
-/// The name of the module to which a source file belongs. For example, `src/pool/tap.rs` belongs to
-/// the module `pool`.
+/// The name of the module to which a source file belongs. For example, `src/pool/ledger.rs` belongs
+/// to the module `pool`.
 fn module(file: &str) -> &str {
     let inside = file.strip_prefix("src/").unwrap();
     inside.split('/').next().unwrap().trim_end_matches(".rs")

@@ -41,7 +41,7 @@ impl Report {
 
     /// The states of all steps except SELECT, in the order of the steps.
     fn states(&self) -> Vec<&str> {
-        let steps = ["look-up", "tcp", "tls", "pin", "ca", "full", "auth", "ping"];
+        let steps = ["lookup", "tcp", "tls", "pin", "ca", "full", "auth", "ping"];
         steps.iter().map(|step| self.state(step)).collect()
     }
 
@@ -121,7 +121,7 @@ fn a_failed_step_has_a_reason_and_ends_the_check() {
     let silent = Peer::tcp(|mut stream| support::rest(&mut stream));
     let nobody = two_free_ports();
     let cases = [
-        ("rediss://no-such-host.invalid".to_owned(), 0, "look-up"),
+        ("rediss://no-such-host.invalid".to_owned(), 0, "lookup"),
         (format!("rediss://127.0.0.1:{nobody}"), 1, "connection refused"),
         (greeter.url(), 2, "does not speak TLS"),
         (silent.url(), 2, "timed out"),
@@ -134,7 +134,7 @@ fn a_failed_step_has_a_reason_and_ends_the_check() {
         assert!(states[..step].iter().all(|state| *state == "ok"), "{states:?}");
         assert_eq!(states[step], "failed", "{report:?}");
         assert!(states[step + 1..].iter().all(|state| *state == "not reached"), "{states:?}");
-        let detail = report.detail(["look-up", "tcp", "tls"][step]);
+        let detail = report.detail(["lookup", "tcp", "tls"][step]);
         assert!(detail.contains(reason), "{detail}");
         assert!(!report.first_advice().is_empty());
         let table = check(&url, &settings);

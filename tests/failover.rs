@@ -260,7 +260,7 @@ fn a_failed_lookup_refuses_the_app_but_keeps_idle_connections() {
     assert_eq!(old.accepted(), 1);
     let log = held.finish().stderr;
     let errors = logged(&log, "connection-failed", "error");
-    assert!(errors.len() == 1 && errors[0].contains("name look-up failed"), "{log}");
+    assert!(errors.len() == 1 && errors[0].contains("name lookup failed"), "{log}");
 }
 
 #[test]

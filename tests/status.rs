@@ -95,8 +95,8 @@ fn status_without_a_launcher_exits_with_3() {
 }
 
 #[test]
-fn status_option_with_a_command_or_other_task_exits_with_2() {
-    for words in [["--status", "true"], ["--status", "--check"], ["--status", "--print-env"]] {
+fn options_for_two_tasks_exit_with_2() {
+    for words in [["--status", "true"], ["--status", "--check"], ["--print-shim", "--print-env"]] {
         assert_eq!(Launcher::new(words).run().code(), 2, "{words:?}");
     }
 }

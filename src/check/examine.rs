@@ -102,7 +102,7 @@ async fn reach(
 
     let found = within(deadline, Step::LookUp, upstream::look_up(tunnel));
     let look_up = async { found.await.map_err(problem) };
-    let addresses = report.step("look-up", look_up, |addresses: &Vec<SocketAddr>| {
+    let addresses = report.step("lookup", look_up, |addresses: &Vec<SocketAddr>| {
         addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(" ")
     });
     let addresses = addresses.await?;

@@ -12,7 +12,7 @@ use crate::tunnel::hints::Described;
 /// lower case. The steps `ca` and `full` verify the server at these levels of `--verify`. The check
 /// omits `SELECT` if no URL names a database other than 0.
 pub const STEPS: [&str; 9] =
-    ["look-up", "TCP", "TLS", "pin", "ca", "full", "AUTH", "PING", "SELECT"];
+    ["lookup", "TCP", "TLS", "pin", "ca", "full", "AUTH", "PING", "SELECT"];
 
 /// A tunnel that `--check` examines.
 pub struct Subject {

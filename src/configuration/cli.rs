@@ -29,8 +29,7 @@ pub enum Task {
 }
 
 /// The tasks other than running COMMAND, each with the option that selects the task, and the
-/// option's help. If the user gives several of these options, the launcher performs only the task
-/// that comes first in this table.
+/// option's help. The user may give only one of these options.
 const TASKS: [(Task, &str, &str); 4] = [
     (Task::Check, "check", "Examine every tunnel, print a report and exit"),
     (
@@ -160,14 +159,14 @@ fn task_arg((task, option, help): (Task, &'static str, &'static str)) -> Arg {
         .action(ArgAction::SetTrue)
         .hide_short_help(task == Task::PrintShim)
         .long_help(help)
-        .help(help);
-    if task != Task::Status {
-        return arg;
+        .help(help)
+        .conflicts_with_all(TASKS.map(|(_, other, _)| other).iter().filter(|o| **o != option));
+    match task {
+        Task::Status => {
+            arg.help_heading(options::STATUS_ADDRESS.declaration.heading).conflicts_with(COMMAND)
+        }
+        _ => arg,
     }
-    let others = TASKS.map(|(_, option, _)| option).into_iter().filter(|other| *other != option);
-    arg.help_heading(options::STATUS_ADDRESS.declaration.heading)
-        .conflicts_with_all(others)
-        .conflicts_with(COMMAND)
 }
 
 /// Parses the value of an option that expects PEM text or a path. PEM text begins with hyphens. Any

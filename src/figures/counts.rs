@@ -62,20 +62,15 @@ impl Counts {
         self.failed.iter().sum()
     }
 
-    /// Returns how much each count has grown since `before`, an earlier copy of these counts.
-    /// Copies the counts whose comments say "now", "highest" or "latest" from `self`.
+    /// Returns how much the counts that users see over time have grown since `before`, an earlier
+    /// copy of these counts. Copies all other counts from `self`.
     pub fn since(&self, before: &Counts) -> Counts {
-        let handshakes = |mode: usize| self.handshakes[mode].since(&before.handshakes[mode]);
         Counts {
             accepted: self.accepted - before.accepted,
-            closed: differences(&self.closed, &before.closed),
             failed: differences(&self.failed, &before.failed),
-            accept_errors: self.accept_errors - before.accept_errors,
             max_clients: self.max_clients - before.max_clients,
             sent: self.sent - before.sent,
             received: self.received - before.received,
-            pool: differences(&self.pool, &before.pool),
-            handshakes: std::array::from_fn(handshakes),
             connection_wait: self.connection_wait.since(&before.connection_wait),
             reply_wait: self.reply_wait.since(&before.reply_wait),
             ..self.clone()

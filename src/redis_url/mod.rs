@@ -134,8 +134,8 @@ impl RedisUrl {
         let behind = userinfo.split_once('@').map_or("", |(_, behind)| behind);
         if rest.contains("://") || behind.contains([',', ';']) {
             return Err(
-                "contains more than one URL (give each URL a variable of its own), or a :// in its \
-                 password",
+                "contains more than one URL (give each URL a variable of its own), or a password \
+                 with an unencoded @ or ://",
             );
         }
         if tail.contains('@') {
@@ -289,7 +289,10 @@ fn mask_query(query: &str) -> String {
         "ssl_cert_reqs",
     ];
     let mask = |part: &str| match part.split_once('=') {
-        Some((key, _)) if !HARMLESS.contains(&key_of(part).as_str()) => format!("{key}={MASK}"),
+        // Some libraries also separate parameters by semicolons.
+        Some((key, value)) if value.contains(';') || !HARMLESS.contains(&&*key_of(part)) => {
+            format!("{key}={MASK}")
+        }
         Some(_) => part.to_owned(),
         None => Secret::new(part).to_string(),
     };

@@ -60,9 +60,10 @@ fn note<T: PartialEq>(known: &mut Option<T>, value: T) -> Result<(), &'static st
     }
 }
 
-/// Returns the name of a query parameter in lower case.
+/// Returns the name of a query parameter, decoded and in lower case.
 pub fn key_of(parameter: &str) -> String {
-    parameter.split('=').next().unwrap_or_default().to_ascii_lowercase()
+    let pair = url::form_urlencoded::parse(parameter.as_bytes()).next();
+    pair.map_or_else(String::new, |(key, _)| key.to_ascii_lowercase())
 }
 
 /// Removes the TLS parameters from `query`, which begins with `?` or is empty.

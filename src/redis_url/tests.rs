@@ -37,6 +37,7 @@ fn local_url_changes_only_scheme_host_port_and_tls_parameters() {
         ("rediss://h/0?a=1&ssl_cert_reqs=required&b=2", "h", 6379, "redis://127.0.0.1:1/0?a=1&b=2"),
         ("rediss://h/0?SSL_CA_CERTS=/x&tls=true", "h", 6379, "redis://127.0.0.1:1/0"),
         ("rediss://h/0?ssl[verify_peer]=0&skip_verify=1", "h", 6379, "redis://127.0.0.1:1/0"),
+        ("rediss://h/0?ssl%5Bverify_peer%5D=0&ssl%5Fx=1", "h", 6379, "redis://127.0.0.1:1/0"),
         ("rediss://h/0?ssl_x=1#f", "h", 6379, "redis://127.0.0.1:1/0#f"),
     ];
     for (given, host, port, local) in cases {
@@ -97,6 +98,7 @@ fn invalid_redis_url_is_refused_with_the_reason() {
         ("redis://:pw1@a,redis://:pw2@b", "contains more than one URL"),
         ("redis://:pw1@a,:pw2@b", "contains more than one URL"),
         ("redis://:a://b@h", "contains more than one URL"),
+        ("redis://u:p@ss,word@h", "contains more than one URL"),
         ("redis://h/0?proxy=http://x", "contains more than one URL"),
         ("redis://a/0,redis://b/0", "contains more than one URL"),
         ("redis://a/0;rediss://b/0", "contains more than one URL"),
@@ -114,6 +116,7 @@ fn displayed_url_shows_no_secret() {
         ("redis://:pw@h/0", "redis://:***@h:6379/0"),
         ("rediss://me:pw@h:1/0?x=pw&db=2&pw", "rediss://***:***@h:1/0?x=***&db=2&***"),
         ("redis://pw@h#pw", "redis://***@h:6379#***"),
+        ("redis://h?timeout=1;password=pw", "redis://h:6379?timeout=***"),
     ];
     for (given, shown) in cases {
         let url = RedisUrl::parse(given).unwrap();

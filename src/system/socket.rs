@@ -25,28 +25,18 @@ pub fn watch(socket: Socket) -> io::Result<AsyncFd<Socket>> {
 /// Returns the number of bytes that this process has written to a TCP socket, but that the peer's
 /// kernel has not acknowledged yet. Returns 0 if the kernel reports an error.
 pub fn unacknowledged(socket: &impl AsRawFd) -> i32 {
-    queued(socket, Queue::Send)
+    queued(socket, libc::TIOCOUTQ)
 }
 
 /// Returns the number of bytes that have arrived at a socket, but that this process has not read
 /// yet. Returns 0 if the kernel reports an error.
 pub fn unread(socket: &impl AsRawFd) -> i32 {
-    queued(socket, Queue::Receive)
+    queued(socket, libc::FIONREAD)
 }
 
-enum Queue {
-    Send,
-    Receive,
-}
-
-fn queued(socket: &impl AsRawFd, queue: Queue) -> i32 {
-    let request = match queue {
-        Queue::Send => libc::TIOCOUTQ,
-        Queue::Receive => libc::FIONREAD,
-    };
+fn queued(socket: &impl AsRawFd, request: libc::Ioctl) -> i32 {
     let mut bytes: libc::c_int = 0;
-    // SAFETY: the ioctls TIOCOUTQ and FIONREAD, which tcp(7) calls SIOCOUTQ and SIOCINQ, write one
-    // int.
+    // SAFETY: both callers' ioctls, which tcp(7) calls SIOCOUTQ and SIOCINQ, write one int.
     let done = unsafe { libc::ioctl(socket.as_raw_fd(), request, &mut bytes) };
     if done == 0 { bytes } else { 0 }
 }

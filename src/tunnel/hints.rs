@@ -87,7 +87,7 @@ fn outage(step: Step, error: &io::Error, tunnel: &Tunnel) -> Described {
     use io::ErrorKind::{ConnectionRefused, TimedOut};
     let variable = tunnel.variable();
     let failed = match step {
-        Step::LookUp => "name look-up failed",
+        Step::LookUp => "name lookup failed",
         Step::Tcp => "TCP connection failed",
         Step::Tls | Step::Unanswered => "TLS handshake failed",
     };

@@ -48,7 +48,7 @@ fn each_new_connection_looks_up_the_host_name() {
     }
     let log = held.finish().stderr;
     let errors = logged(&log, "connection-failed", "error");
-    assert!(errors.len() == 3 && errors[0].contains("name look-up failed"), "{errors:?}");
+    assert!(errors.len() == 3 && errors[0].contains("name lookup failed"), "{errors:?}");
     assert!(
         logged(&log, "connection-failed", "hint")[0].contains("check the host name in REDIS_URL")
     );
