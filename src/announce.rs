@@ -16,7 +16,7 @@ use crate::supervisor::{ExitOutcome, NotExecuted};
 use crate::tls::Verify;
 use crate::tunnel::Route;
 
-/// Logs the mistakes in the configuration, and returns the launcher's exit code.
+/// Logs the mistakes in the configuration. Returns how the launcher must exit.
 pub fn misconfigured(mistakes: &[ConfigError]) -> ExitOutcome {
     for mistake in mistakes {
         err!(at = "config-error", var = mistake.name, msg = mistake.to_string());
@@ -30,7 +30,7 @@ pub fn internal_error(error: &anyhow::Error) {
     err!(at = "internal-error", error = format!("{error:#}"));
 }
 
-/// Logs that COMMAND could not be executed, and returns the launcher's exit code.
+/// Logs that COMMAND could not be executed. Returns how the launcher must exit.
 pub fn not_executed(words: &[OsString], not_executed: &NotExecuted) -> ExitOutcome {
     let code = not_executed.exit_code();
     let program = words[0].to_string_lossy();

@@ -32,8 +32,8 @@ pub const MOST_LOOKUPS: usize = MOST_THREADS / 2;
 /// thread.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The work that a thread does. Each job must add a permit to `free` before the job sends its
-/// result.
+/// The work that a thread does. Each job adds a permit to `free` before it sends its result, so
+/// that the caller's next job finds this thread idle.
 type Job = Box<dyn FnOnce() + Send>;
 
 static THREADS: LazyLock<Threads> = LazyLock::new(Threads::new);
@@ -103,8 +103,6 @@ impl Threads {
         let job: Job = Box::new(move || {
             // If `work` panics, the panic hook logs the panic.
             let done = catch_unwind(AssertUnwindSafe(work));
-            // Add the permit before sending the reply, so that the caller's next job can use this
-            // thread.
             self.free.add_permits(1);
             // Ignore the error, because the caller may no longer wait for the result.
             drop(reply.send(done));

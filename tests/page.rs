@@ -264,12 +264,17 @@ tests:
   input_series:
   - series: start_stunnel_tunnel_failing{tunnel="REDIS_URL", instance="app-1"}
     values: 0 0 1 1 1 1 0 0 0 0 0
+  - {series: 'up{job="start-stunnel", instance="app-2"}', values: 1 0x9}
   - series: start_stunnel_connections_waiting{tunnel="REDIS_URL", instance="app-1"}
     values: 0 0 0 0 0 3 1 2 1 0 0
   - series: start_stunnel_received_bytes_total{tunnel="REDIS_URL", instance="app-1"}
     values: 0 0 0 0 0 0 0 0 0 0 0
   alert_rule_test:
   - {eval_time: 1m, alertname: RedisTunnelFailing}
+  - eval_time: 5m
+    alertname: RedisTunnelLauncherDown
+    exp_alerts: [{exp_labels: {job: start-stunnel, instance: app-2}, exp_annotations: {
+      summary: Prometheus cannot reach the launcher on app-2}}]
   - eval_time: 5m
     alertname: RedisTunnelFailing
     exp_alerts:
@@ -309,6 +314,6 @@ fn promtool_accepts_the_manuals_prometheus_examples() {
     let promtool = |words: [&str; 3]| Outcome::of(Command::new("promtool").args(words)).ok();
     promtool(["check", "config", &path("prometheus.yml")]);
     let said = promtool(["check", "rules", &path("alerts.yml")]);
-    assert!(said.contains("3 rules found"), "{said}");
+    assert!(said.contains("4 rules found"), "{said}");
     promtool(["test", "rules", &path("tests.yml")]);
 }

@@ -1,9 +1,11 @@
 <?php
 // PHP sessions in Redis, written as if there were no tunnel: one connection for each request.
 $url = parse_url(getenv("REDIS_URL"));
+// In a query, + means a space, so encode it.
+$encode = fn(string $part) => rawurlencode(rawurldecode($part));
 $path = sprintf(
     "tcp://%s:%d?auth[user]=%s&auth[pass]=%s&database=%d",
-    $url["host"], $url["port"], $url["user"], $url["pass"], (int) trim($url["path"] ?? "0", "/"),
+    $url["host"], $url["port"], $encode($url["user"]), $encode($url["pass"]), (int) trim($url["path"] ?? "0", "/"),
 );
 ini_set("session.save_handler", "redis");
 ini_set("session.save_path", $path);

@@ -86,7 +86,8 @@ pub fn log_settings_for_errors(invocation: &Invocation, environment: &Environmen
     LogSettings { level: LevelFilter::ERROR, format: sources.read(&options::LOG_FORMAT) }
 }
 
-/// Returns true if `--enabled` is false. In this case, the launcher reads no other setting.
+/// Returns true if `--enabled` is false. In this case, the launcher reads no other setting, except
+/// `--log-format` for the error if COMMAND cannot be executed.
 pub fn is_disabled(invocation: &Invocation, environment: &Environment) -> bool {
     !Sources { invocation, environment, variable: None }.read(&options::ENABLED)
 }

@@ -118,7 +118,7 @@ impl TunnelSnapshot {
 impl State {
     /// True if the tunnel has not failed, or if its latest failure is too old to tell whether the
     /// tunnel works now.
-    fn has_lapsed(&self, now: Instant) -> bool {
+    fn has_no_recent_failure(&self, now: Instant) -> bool {
         self.last_failed.is_none_or(|failed| now - failed >= LAPSE)
     }
 
@@ -138,7 +138,7 @@ impl State {
     /// Makes the tunnel count as failing.
     fn fails(&mut self, reason: &'static str, error: String, hint: String) {
         let now = Instant::now();
-        if self.failing_since.is_none() || self.has_lapsed(now) {
+        if self.failing_since.is_none() || self.has_no_recent_failure(now) {
             self.failing_since = Some(unix_ms(SystemTime::now()));
         }
         self.last_failed = Some(now);
@@ -225,7 +225,7 @@ impl TunnelFigures {
 
     pub(super) fn snapshot(&self, now: Instant) -> TunnelSnapshot {
         let state = self.state_at(now);
-        let has_lapsed = state.has_lapsed(now);
+        let has_lapsed = state.has_no_recent_failure(now);
         let oldest_wait = state.waits.values().min();
         TunnelSnapshot {
             labels: self.labels.clone(),

@@ -237,8 +237,8 @@ fn waits(tunnel: &TunnelSnapshot, report: &StatusReport) -> Row {
         Some("This machine is short of CPU time: start-stunnel itself has to wait for the CPU")
     } else if reply > Some(SLOW_REPLY) {
         Some(
-            "Redis or the network is slow: ask Redis with SLOWLOG GET and LATENCY DOCTOR. The \
-             reply times also include the time that blocking commands such as BLPOP wait",
+            "Replies are slow. Unless the app uses blocking commands such as BLPOP, whose waits \
+             count as reply times, ask Redis with SLOWLOG GET and LATENCY DOCTOR",
         )
     } else if connect > Some(SLOW_CONNECT) {
         Some("Connecting is slow: keep connections open in the app, or set --pool=on")

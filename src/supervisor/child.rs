@@ -51,8 +51,8 @@ pub fn spawn(
     })
 }
 
-/// Closes the launcher's own stdin and stdout. If the launcher kept a pipe open, the process at the
-/// pipe's other end could not notice when COMMAND closes the pipe.
+/// Closes the launcher's own stdin and stdout. If one is a pipe, the launcher's copy would keep the
+/// pipe open after COMMAND has closed it.
 ///
 /// # Errors
 /// Returns the error of pipe2(2) or dup2(2).

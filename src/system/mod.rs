@@ -1,5 +1,5 @@
 //! Wraps system calls for processes, signals, sockets and streams in safe functions. The functions
-//! make no decisions: their callers decide.
+//! make as few decisions as possible: their callers decide.
 
 pub mod inherited;
 pub mod process;

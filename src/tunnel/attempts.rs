@@ -71,7 +71,7 @@ where
             spare = None;
             continue;
         }
-        if !(tunnel.settings.connect_retry && failure.is_outage()) {
+        if !(tunnel.settings.connect_retry && failure.is_temporary()) {
             return Err(failure);
         }
         failures += 1;

@@ -209,7 +209,7 @@ impl Connection<'_> {
         let Described { reason, error, hint } = failure.describe(tunnel);
         self.arrival.failed(reason, error.clone(), hint.clone());
         tunnel.warn(failure.event(), Some(reason.word()), &error, &hint);
-        if failure.is_outage() {
+        if failure.is_temporary() {
             return;
         }
         let requests = mem::take(&mut self.requests);

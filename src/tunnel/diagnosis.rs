@@ -19,9 +19,9 @@ const SILENCE: Duration = Duration::from_secs(1);
 const ANSWER: Duration = Duration::from_secs(1);
 
 /// Waits until the server at `address` has been silent for [`SILENCE`], and tests whether the
-/// server speaks plaintext. Returns if the server speaks plaintext, or if `--max-connections`
-/// allows no extra connection for the test. Otherwise, this future never resolves, so that a slow
-/// handshake can go on.
+/// server speaks plaintext. Returns if the handshake should be given up: the server speaks
+/// plaintext, or `--max-connections` allows the test only after the handshake's connection is
+/// closed. Otherwise, this future never resolves, so that a slow handshake can go on.
 pub async fn question_silence(tunnel: &Tunnel, address: SocketAddr, heard: &Heard) {
     sleep(SILENCE).await;
     let may_be_plaintext = match tunnel.plaintext.known() {

@@ -54,7 +54,7 @@ impl Failure {
     }
 
     /// True if another attempt may succeed without a change of settings.
-    pub fn is_outage(&self) -> bool {
+    pub fn is_temporary(&self) -> bool {
         !matches!(self, Failure::Misconfigured(_))
     }
 

@@ -20,7 +20,7 @@ pub const APP_SPEAKS_TLS: &str = "remove TLS from the client's settings: ssl=Tru
 
 /// The advice of `--check` if Redis does not answer a request.
 pub const NO_ANSWER: &str = "Redis may be down, starting or at its client limit, while the TLS \
-                             proxy in front of Redis is up";
+                             proxy in front of Redis is up, or the server may not be Redis";
 /// The advice of `--check` if Redis refuses the URL's password.
 pub const WRONG_PASSWORD: &str = "check that the URL contains the provider's user and password, \
                                   with special characters percent-encoded";
@@ -106,7 +106,8 @@ fn outage(step: Step, error: &io::Error, tunnel: &Tunnel) -> Described {
         }
         (Step::Tcp, ConnectionRefused) => {
             let upstream = &tunnel.route.upstream;
-            let hint = format!("no program listens on {upstream}; {}", another_port(tunnel));
+            let advice = another_port(tunnel);
+            let hint = format!("no program listens on {upstream}; unless Redis restarts, {advice}");
             (FailureReason::TcpRefused, hint)
         }
         (Step::Tcp, TimedOut) => (FailureReason::TcpTimeout, network()),

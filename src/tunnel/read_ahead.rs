@@ -28,8 +28,8 @@ const AHEAD: usize = RECORDS * (16 * 1024 + 256 + 5);
 const KEPT: usize = 2;
 /// The most TLS records that a server may send within [`PERIOD`] if none of them contains data for
 /// the app. Records of the handshake do not count. After the handshake, servers usually send two to
-/// four records without such data, which contain session tickets. OpenSSL may also write this many
-/// answers to such records. The answers have a limit of their own, because one record can hold
+/// four records without such data, which contain session tickets. OpenSSL answers
+/// some of these records. The same limit applies to the answers, because a single record can hold
 /// 4,000 requests for renegotiation.
 const MOST_SILENT: u32 = 16;
 /// The time after which the count of records without data for the app restarts at zero. Without the

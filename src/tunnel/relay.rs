@@ -41,9 +41,9 @@ pub trait App: Stream {
 
 /// The stream of a connection to Redis.
 pub trait Upstream: Stream {
-    /// Notes that Redis has closed its side, and that the app has all bytes from Redis. Redis has
-    /// then freed the connection. Another server may have closed only its own side, so the relay
-    /// may still write.
+    /// Notes that Redis has closed its side, and that the app has all bytes from Redis. Redis no
+    /// longer counts the connection. A proxy may have closed only this direction, so the relay may
+    /// still write.
     fn note_end(&mut self);
 }
 
