@@ -46,6 +46,20 @@ fn a_server_that_offers_only_dhe_is_refused() {
 }
 
 #[test]
+fn bad_certificate_without_one_means_that_one_is_required() {
+    let peer = Peer::tcp(|mut stream| {
+        stream.read_exact(&mut [0; 1]).unwrap();
+        stream.write_all(&[21, 3, 3, 0, 2, 2, 42]).unwrap(); // RFC 8446 section 6
+        stream.read_to_end(&mut Vec::new()).is_err()
+    });
+    let line = refusal(&peer);
+    assert!(
+        line.contains("the server requires a client certificate; set STUNNEL_CLIENT"),
+        "{line}"
+    );
+}
+
+#[test]
 fn a_server_with_an_expensive_key_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     // OpenSSL refuses to generate keys with much longer exponents.

@@ -130,6 +130,7 @@ fn outage(step: Step, error: &io::Error, tunnel: &Tunnel) -> Described {
 fn misconfigured(what: &Misconfiguration, tunnel: &Tunnel) -> Described {
     let name = |variable| tunnel.route.setting_names.of(variable);
     let [cert, key] = [names::CLIENT_CERT, names::CLIENT_KEY].map(name);
+    let has_identity = tunnel.route.trust.identity.is_some();
     let [min_tls, server_name] = [names::MIN_TLS, names::SERVER_NAME].map(name);
     match what {
         Misconfiguration::NoTls => Described::new(
@@ -150,15 +151,17 @@ fn misconfigured(what: &Misconfiguration, tunnel: &Tunnel) -> Described {
             format!("the server's key differs from the pin; the key's pin is {pin}"),
             another_pin(tunnel),
         ),
-        Misconfiguration::ClientCertificateWanted => Described::new(
-            FailureReason::ClientCertificate,
-            "the server requires a client certificate",
-            format!("set {cert} and {key} to a client certificate and its key"),
-        ),
-        Misconfiguration::ClientCertificateRefused(reason) => Described::new(
+        Misconfiguration::ClientCertificateRefused(reason) if has_identity => Described::new(
             FailureReason::ClientCertificate,
             format!("the server refuses the client certificate: {reason}"),
             format!("set {cert} and {key} to a client certificate that the server accepts"),
+        ),
+        // Without a client certificate, Go's TLS 1.2 servers send the alert bad_certificate.
+        Misconfiguration::ClientCertificateWanted
+        | Misconfiguration::ClientCertificateRefused(_) => Described::new(
+            FailureReason::ClientCertificate,
+            "the server requires a client certificate",
+            format!("set {cert} and {key} to a client certificate and its key"),
         ),
         Misconfiguration::UnknownName => Described::new(
             FailureReason::TlsOther,
