@@ -106,7 +106,7 @@ impl Launch {
         }
         let child = supervisor::spawn(&self.command, environment, placement, &inherited)?;
         debug!(at = "command-started", pid = child.pid.as_raw(), placement = ?placement);
-        if let Err(error) = supervisor::close_own_streams() {
+        if let Err(error) = supervisor::close_inherited() {
             debug!(at = "streams-kept", error = %error);
         }
         Ok(child)

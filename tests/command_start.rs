@@ -8,6 +8,7 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 
 use support::launcher::{BINARY, Launcher, logged, with_mounted};
+use support::proc::is_alive;
 use support::servers::{Front, Server};
 use support::write_executable;
 use tempfile::TempDir;
@@ -180,6 +181,15 @@ fn systemds_variables_hold_the_commands_pid() {
 const PRINT_STATE: &str = "grep -E '^Sig(Blk|Ign)' /proc/self/status; ulimit -a; ulimit -Ha; \
                              for fd in /proc/self/fd/*; do \
                              n=${fd##*/}; [ \"$n\" -le 20 ] && echo \"$n\"; done; true";
+
+#[test]
+fn a_descriptor_ends_when_the_command_closes_it() {
+    let script = r#"exec 5>&1 >/dev/null; exec "$0" sh -c 'exec 5>&-; exec cat >/dev/null'"#;
+    let mut running = Launcher::of("sh", ["-c", script, BINARY]).start();
+    assert_eq!(running.line(), "", "the launcher keeps no copy");
+    assert!(is_alive(running.pid()));
+    assert_eq!(running.finish().code(), 0);
+}
 
 #[test]
 fn the_command_inherits_signal_masks_limits_and_descriptors() {

@@ -101,7 +101,7 @@ fn an_app_that_does_not_read_holds_no_slot_after_a_reset() {
         stream.read_exact(&mut [0]).unwrap();
         reset(stream.get_ref());
     });
-    // The launcher gives the app five seconds to receive the last bytes before the reset.
+    // Before the launcher resets the app's connection, the app has five seconds for the last bytes.
     let settings = [(LIMIT, "1"), (TIMEOUT, "3s"), (POOL, "off"), ("STUNNEL_STATUS_ADDRESS", "0")];
     let held = Launcher::hold_with(&peer.url(), &settings);
     let (page, app) = (held.page(), Socket::new(Domain::IPV4, Type::STREAM, None).unwrap());

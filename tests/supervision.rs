@@ -88,6 +88,12 @@ fn a_signal_before_the_commands_start_is_forwarded_later() {
 }
 
 #[test]
+fn an_alarm_from_before_the_launchers_start_ends_the_command() {
+    let words = ["-e", "alarm 1; exec @ARGV", BINARY, "sleep", "60"];
+    assert_eq!(Launcher::of("perl", words).run().signal(), libc::SIGALRM);
+}
+
+#[test]
 fn on_a_dyno_sigterm_is_not_forwarded() {
     let cases = [
         (Some("web.1"), "auto", false),

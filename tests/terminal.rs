@@ -88,7 +88,8 @@ fn ctrl_c_ends_a_shell_loop_around_the_launcher() {
 #[test]
 fn as_pid_1_ctrl_c_ends_the_command_and_ctrl_z_does_nothing() {
     // With `docker run -it`, too, pid 1 is the session leader of a terminal.
-    let script = "echo ready; exec cat";
+    // Pid 1 itself could not be stopped. So the launcher continues a COMMAND that stops itself.
+    let script = "kill -STOP $$; echo ready; exec cat";
     let Some(launcher) = as_pid_1(script) else { return };
     let mut terminal = leader("unshare", launcher.command.get_args());
     terminal.expect("ready");
@@ -163,18 +164,35 @@ fn command_and_launcher_share_the_foreground_process_group() {
 
 #[test]
 fn a_background_job_can_be_brought_to_the_foreground() {
+    for (job, key, code) in [
+        (format!("{BINARY} cat"), CTRL_C, "130"),
+        // These jobs have processes besides the launcher, which must stop with the launcher.
+        (format!("sh -c '{BINARY} cat; exit 7'"), CTRL_D, "7"),
+        (format!("{BINARY} cat | cat"), CTRL_D, "0"),
+    ] {
+        let mut terminal = Terminal::shell(&[]);
+        terminal.type_line(&format!("{job} &"));
+        // The kernel stops cat, because cat reads the terminal from the background. So the job
+        // stops.
+        terminal.type_line("while ! jobs | grep -q Stopped; do :; done; echo sto''pped");
+        terminal.expect("stopped");
+        terminal.expect("$ ");
+        terminal.bring_to_foreground(&job);
+        talk_to_cat(&mut terminal, "from the background");
+        terminal.suspend();
+        terminal.bring_to_foreground(&job);
+        talk_to_cat(&mut terminal, "once more");
+        terminal.type_keys(key);
+        assert_eq!(terminal.exit_code(), code, "{job}");
+    }
+}
+
+#[test]
+fn ctrl_c_reaches_a_command_that_left_the_process_group() {
     let mut terminal = Terminal::shell(&[]);
-    terminal.type_line(&format!("{BINARY} sh -c 'echo rea''dy; exec cat' &"));
+    // timeout(1) puts itself into a process group of its own.
+    terminal.type_line(&format!("{BINARY} timeout 60 sh -c 'echo rea''dy; exec sleep 60'"));
     terminal.expect("ready");
-    // The kernel stops cat, because cat reads the terminal from the background. So the job stops.
-    terminal.type_line("while ! jobs | grep -q Stopped; do :; done; echo sto''pped");
-    terminal.expect("stopped");
-    terminal.expect("$ ");
-    terminal.bring_to_foreground("exec cat'");
-    talk_to_cat(&mut terminal, "from the background");
-    terminal.suspend();
-    terminal.bring_to_foreground("exec cat'");
-    talk_to_cat(&mut terminal, "once more");
     terminal.type_keys(CTRL_C);
     assert_eq!(terminal.exit_code(), "130");
 }

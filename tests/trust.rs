@@ -465,16 +465,16 @@ fn a_hint_names_the_setting_to_change() {
     let other_ca = "no configured CA signed the server's certificate chain: set STUNNEL_CA_FILE to \
                     the chain's CA, or set STUNNEL_VERIFY=none";
     let no_tls = &*format!(
-        "if the next port, {}, speaks TLS, change rediss:// to redis:// in REDIS_URL; if another \
-         port speaks TLS, put that port into REDIS_URL; if this Redis has no TLS, write redis:// \
-         and set STUNNEL_ENABLED=false",
+        "if TLS is on the next port, {}, change rediss:// to redis:// in REDIS_URL, which stands \
+         for TLS on the next port; if TLS is on another port, put that port into REDIS_URL; if \
+         this Redis has no TLS, write redis:// and set STUNNEL_ENABLED=false",
         server.port + 1
     );
     let no_offset = &*plaintext.replace("rediss", "redis");
     let no_tls_at_all = "if another port speaks TLS, set REDIS_URL_STUNNEL_PORT_OFFSET; if this \
                          Redis has no TLS, set STUNNEL_ENABLED=false";
     let new_pin = "set REDIS_URL_STUNNEL_PIN to the new pin";
-    let instead = "set STUNNEL_PIN to the new pin in place of --pin";
+    let instead = "remove --pin and set STUNNEL_PIN to the new pin";
     let (our_pin, other_pin) = (&*ours.pin(), &*other.pin());
     let (pin, own_pin, verify) = ("STUNNEL_PIN", "REDIS_URL_STUNNEL_PIN", "STUNNEL_VERIFY");
     for (url, options, settings, expected) in [

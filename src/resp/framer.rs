@@ -196,7 +196,7 @@ impl<const REQUESTS: bool> Framer<REQUESTS> {
         Ok(is_value)
     }
 
-    /// Begins a value whose first byte is `mark`. Returns the part of the value that follows.
+    /// Begins a value whose first byte is `mark`. Returns which part of this value comes next.
     fn begin_value(&mut self, mark: u8) -> Result<Part, Opaque> {
         self.mark = mark;
         if self.depth == 0 {

@@ -13,7 +13,7 @@ use nix::unistd::{AccessFlags, Pid, access, dup2_stdin, dup2_stdout, getpid};
 use super::environment::CommandEnvironment;
 use super::not_executed::{self, NotExecuted};
 use crate::system::inherited::Inherited;
-use crate::system::process::{Placement, Program};
+use crate::system::process::{self, Placement, Program};
 use crate::system::{signals, stream};
 
 /// The folders in which execvp(3) searches for a program if the variable PATH is unset.
@@ -51,12 +51,13 @@ pub fn spawn(
     })
 }
 
-/// Closes the launcher's own stdin and stdout. If one is a pipe, the launcher's copy would keep the
-/// pipe open after COMMAND has closed it.
+/// Closes the launcher's copies of the streams and other descriptors that COMMAND has inherited,
+/// except stderr. The copies would keep a pipe or socket open after COMMAND has closed it.
 ///
 /// # Errors
 /// Returns the error of pipe2(2) or dup2(2).
-pub fn close_own_streams() -> nix::Result<()> {
+pub fn close_inherited() -> nix::Result<()> {
+    process::close_inherited();
     let closed = stream::closed()?;
     dup2_stdin(&closed)?;
     dup2_stdout(&closed)

@@ -1,9 +1,8 @@
 //! Decides which signals the launcher forwards to COMMAND, and which signals end a drain early.
 
-use nix::sys::signal::Signal;
-use nix::unistd::getpid;
-
+use super::is_init;
 use crate::system::signals::{Received, is_ignored};
+use nix::sys::signal::Signal;
 
 /// The signals that end a drain early, before COMMAND's last bytes are sent.
 const CUTTING_SIGNALS: [Signal; 4] =
@@ -32,7 +31,7 @@ impl Forwarding {
     /// in this case SIGTERM reaches only the launcher.
     pub fn new(setting: ForwardSignals, on_dyno: bool) -> Forwarding {
         let is_auto = setting == ForwardSignals::Auto;
-        Forwarding { setting, leaves_sigterm: is_auto && on_dyno && getpid().as_raw() != 1 }
+        Forwarding { setting, leaves_sigterm: is_auto && on_dyno && !is_init() }
     }
 
     /// Returns true if the launcher may forward the signal `received` to COMMAND.

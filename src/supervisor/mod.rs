@@ -33,7 +33,7 @@ use std::sync::Arc;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, getpgid, getpgrp, getpid, getsid};
 
-pub use child::{Child, become_command, close_own_streams, spawn};
+pub use child::{Child, become_command, close_inherited, spawn};
 pub use environment::CommandEnvironment;
 pub use forwarding::{ForwardSignals, Forwarding};
 pub use not_executed::NotExecuted;
@@ -44,7 +44,7 @@ use crate::logging::{debug, warning};
 pub use crate::system::inherited::{Inherited, forbid_core_dumps};
 use crate::system::process::{self, JobEvent};
 pub use crate::system::process::{ExitOutcome, Placement};
-use crate::system::signals::{self, Received, Signals};
+use crate::system::signals::{self, Received, Signals, Stop};
 
 /// The signals that the kernel sends to a terminal's foreground process group, to a session leader
 /// whose terminal hangs up, or to a stopped process group that becomes orphaned. All other signals
@@ -194,8 +194,9 @@ impl Supervisor {
     /// parent notices the stop.
     fn command_stopped(&mut self, number: i32) {
         let job_control = JOB_CONTROL_SIGNALS.into_iter().find(|signal| *signal as i32 == number);
-        let wants_terminal = matches!(job_control, Some(Signal::SIGTTIN | Signal::SIGTTOU))
-            && self.terminal.as_ref().is_some_and(|terminal| !terminal.has_hung_up());
+        let has_terminal = self.terminal.as_ref().is_some_and(|terminal| !terminal.has_hung_up());
+        let wants_terminal =
+            has_terminal && matches!(job_control, Some(Signal::SIGTTIN | Signal::SIGTTOU));
         if self.child.placement == Placement::Own {
             // After `fg` in a shell, the launcher's process group is in the foreground, but
             // COMMAND's group must be there, because COMMAND reads the terminal.
@@ -215,7 +216,11 @@ impl Supervisor {
             // later SIGCONT may reach only COMMAND, and COMMAND then needs running tunnels.
             (None, Placement::Own) => return,
         };
-        match signals::stop_self(signal) {
+        // In a terminal, the kernel would stop the whole job. The job may contain more processes,
+        // such as a script that has started the launcher, and a shell's `fg` sends SIGCONT only if
+        // all of them are stopped.
+        let is_job = has_terminal && self.child.placement == Placement::Own;
+        match signals::stop(signal, if is_job { Stop::Group } else { Stop::Launcher }) {
             Ok(true) => match process::job_event(self.child.pid) {
                 // A shell has sent SIGCONT to the launcher and COMMAND together, so COMMAND already
                 // runs.
@@ -224,9 +229,6 @@ impl Supervisor {
                 }
                 _ => self.resume(),
             },
-            // The kernel ignored the launcher's stop signal, because the launcher is pid 1, or
-            // because no shell could continue the launcher. So the launcher continues COMMAND now.
-            Ok(false) if self.child.placement == Placement::Own && !wants_terminal => self.resume(),
             Ok(false) if wants_terminal => warning!(
                 at = "command-stopped",
                 signal = signal as i32,
@@ -234,6 +236,9 @@ impl Supervisor {
                        and no shell can bring COMMAND to the foreground. To continue COMMAND, \
                        send SIGCONT to COMMAND",
             ),
+            // The kernel ignored the launcher's stop signal, because the launcher is pid 1, or
+            // because no shell could continue the launcher. So the launcher continues COMMAND now.
+            Ok(false) if self.child.placement == Placement::Own || is_init() => self.resume(),
             Ok(false) => {}
             Err(error) => warning!(at = "stop-failed", error = %error),
         }
@@ -281,15 +286,23 @@ impl Supervisor {
                 None
             }
             Some(_) => Some(self.child.pid),
+            // A timer that was set before the launcher was executed. COMMAND would have inherited
+            // the timer without the launcher (alarm(2)).
+            None if received.is(Signal::SIGALRM) => Some(self.child.pid),
             None => {
                 let signal = received.one_of(&TERMINAL_SIGNALS)?;
                 let missed = self.child.missed.contains(signal);
                 self.child.missed.remove(signal);
                 let leads_session = getsid(None) == Ok(getpid());
+                let group = getpgid(Some(self.child.pid));
                 match self.child.placement {
                     _ if leads_session && HANG_UP_SIGNALS.contains(&signal) => Some(self.child.pid),
-                    Placement::Shared => missed.then_some(self.child.pid),
                     Placement::Own => Some(self.group()),
+                    // COMMAND has left the launcher's group, as timeout(1) does.
+                    Placement::Shared if group != Ok(getpgrp()) => {
+                        group.ok().map(|group| Pid::from_raw(-group.as_raw()))
+                    }
+                    Placement::Shared => missed.then_some(self.child.pid),
                 }
             }
         }
@@ -321,6 +334,10 @@ impl Supervisor {
             warning!(at = "terminal-lost", error = %error);
         }
     }
+}
+
+fn is_init() -> bool {
+    getpid().as_raw() == 1
 }
 
 /// Returns true if `process` leads the launcher's session and is a shell with job control. Such a

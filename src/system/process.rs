@@ -5,15 +5,19 @@
 use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::io::Write as _;
+use std::os::fd::{AsFd as _, OwnedFd, RawFd};
 use std::{env, fs, ptr};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::libc::{self, c_char};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, execve, fork, getpid, getppid, pipe2, read, setpgid, write};
+use nix::unistd::{
+    ForkResult, Pid, close, execve, fork, getpid, getppid, pipe2, read, setpgid, write,
+};
 
 use super::inherited::Inherited;
 use super::signals;
@@ -117,12 +121,47 @@ impl Program {
             }
         };
         drop(to_launcher);
+        let stopped = await_exec(child, &from_child);
         let mut error = [0; 4];
         if read(&from_child, &mut error)? == 0 {
+            // Ignore the error: the child may have ended.
+            let _ = stopped.map(|signal| signals::send(child, signal));
             return Ok(child);
         }
         waitpid(child, None)?;
         Err(Errno::from_raw(i32::from_ne_bytes(error)))
+    }
+}
+
+/// Waits until `child` closes its end of the pipe by executing a file, or writes to the pipe. A key
+/// such as Ctrl-Z may stop the child before then. Continues the child in this case, because the
+/// launcher can do job control only after the file was executed, and returns the stop signal.
+fn await_exec(child: Pid, from_child: &OwnedFd) -> Option<i32> {
+    const CHECK: u8 = 20; // milliseconds
+    let mut stopped = None;
+    while poll(&mut [PollFd::new(from_child.as_fd(), PollFlags::POLLIN)], CHECK) == Ok(0) {
+        if let Some(JobEvent::Stopped(signal)) = job_event(child) {
+            stopped = Some(signal);
+            // Ignore the error: the child may have ended.
+            let _ = signals::send(child, libc::SIGCONT);
+        }
+    }
+    stopped
+}
+
+/// Closes all descriptors that this process inherited, except the standard streams. COMMAND has
+/// inherited them, too. If the launcher kept copies, a pipe or a socket would stay open after
+/// COMMAND has closed it. The launcher's own descriptors are closed on exec, the inherited ones are
+/// not. Without /proc, does nothing.
+pub fn close_inherited() {
+    let Ok(entries) = fs::read_dir("/proc/self/fd") else { return };
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    for number in numbers.filter(|number| *number > 2).collect::<Vec<RawFd>>() {
+        // SAFETY: F_GETFD touches no memory.
+        if unsafe { libc::fcntl(number, libc::F_GETFD) } == 0 {
+            // Linux closes the descriptor even if close(2) returns an error.
+            let _ = close(number);
+        }
     }
 }
 
@@ -139,8 +178,9 @@ fn become_child(placement: Placement, launcher: Pid, inherited: &Inherited) -> n
     // Make the kernel send SIGTERM to the child when the thread that called fork(2) ends
     // (PR_SET_PDEATHSIG(2const)). This thread is the launcher's main thread.
     set_pdeathsig(Signal::SIGTERM)?;
-    // If the launcher ended before the call of `set_pdeathsig`, the kernel sends no signal.
-    if getppid() != launcher {
+    // If the launcher ended before the call of `set_pdeathsig`, the kernel sends no signal. In a
+    // new pid namespace (`unshare --pid`), the parent has no pid.
+    if ![launcher, Pid::from_raw(0)].contains(&getppid()) {
         return Err(Errno::ESRCH);
     }
     inherited.give_back()
@@ -225,5 +265,24 @@ fn waitid(kind: libc::idtype_t, id: libc::id_t, options: i32) -> Option<(Pid, i3
         libc::waitid(kind, id, &mut info, options | libc::WNOHANG);
         let child = Pid::from_raw(info.si_pid());
         (info.si_pid() != 0).then(|| (child, info.si_code, info.si_status()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_child_that_is_stopped_before_exec_is_continued() {
+        let (from_child, to_launcher) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        let mut child = Command::new("sh");
+        child.args(["-c", "kill -STOP $$; kill -TSTP $$; exit 3"]).stdout(to_launcher);
+        let mut running = child.spawn().unwrap();
+        drop(child);
+        let stopped = await_exec(Pid::from_raw(running.id() as i32), &from_child);
+        assert!(stopped.is_some());
+        assert_eq!(running.wait().unwrap().code(), Some(3));
     }
 }

@@ -223,17 +223,27 @@ pub fn pending() -> nix::Result<SigSet> {
     }
 }
 
-/// Stops this process by `signal` (SIGTSTP, SIGTTIN or SIGTTOU) until a SIGCONT continues the
-/// process. [`Signals`] does not return this SIGCONT. Returns false if the kernel ignored `signal`,
-/// because the process is pid 1 or belongs to an orphaned process group, which no shell could
-/// continue (POSIX 2.4.3).
-pub fn stop_self(signal: Signal) -> nix::Result<bool> {
+/// The processes that [`stop`] stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Only this process.
+    Launcher,
+    /// All processes of this process's group.
+    Group,
+}
+
+/// Stops this process, alone or with its process group, by `signal` (SIGTSTP, SIGTTIN or SIGTTOU)
+/// until a SIGCONT continues the process. [`Signals`] does not return this SIGCONT. Returns false
+/// if the kernel ignored `signal`, because the process is pid 1 or belongs to an orphaned process
+/// group, which no shell could continue (POSIX 2.4.3).
+pub fn stop(signal: Signal, whom: Stop) -> nix::Result<bool> {
     let mask = SigSet::from(signal);
     // Do not stop if a SIGCONT is pending, because a stop signal discards a pending SIGCONT. A
     // SIGCONT that arrives between the check and the stop is lost, because no system call can check
     // and stop at once.
     if !pending()?.contains(Signal::SIGCONT) {
-        kill(getpid(), signal)?;
+        // The pid 0 stands for this process's group (kill(2)).
+        kill(if whom == Stop::Group { Pid::from_raw(0) } else { getpid() }, signal)?;
         mask.thread_unblock()?; // The kernel delivers the signal here, and this process stops.
         mask.thread_block()?;
     }

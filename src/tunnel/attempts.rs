@@ -83,7 +83,7 @@ where
     }
 }
 
-/// Makes a connection to Redis that holds `slot`.
+/// Connects to Redis. The connection keeps `slot`, its place under the limit, until it closes.
 ///
 /// # Errors
 /// Returns the failure of the last attempt.

@@ -192,12 +192,12 @@ fn another_pin(tunnel: &Tunnel) -> String {
     // On Heroku, users can set an environment variable more easily than a command-line option. But
     // the variable has no effect while the option is set.
     let (pin, instead) = match tunnel.route.setting_names.of(names::PIN) {
-        names::PIN_OPTION => (names::PIN, " in place of --pin"),
+        names::PIN_OPTION => (names::PIN, "remove --pin and "),
         pin => (pin, ""),
     };
     format!(
-        "someone may intercept the connection. If the provider confirms a new key, set {pin} to \
-         the new pin{instead}, or to both pins (OLD;NEW)"
+        "someone may be intercepting the connection. If the provider confirms a new key, \
+         {instead}set {pin} to the new pin, or to both pins (OLD;NEW)"
     )
 }
 
@@ -288,9 +288,9 @@ fn no_tls_here(tunnel: &Tunnel) -> String {
     let enabled = tunnel.route.setting_names.of(names::ENABLED);
     match tunnel.route.port_offset {
         None => format!(
-            "if the next port, {next}, speaks TLS, change rediss:// to redis:// in {variable}; if \
-             another port speaks TLS, put that port into {variable}; if this Redis has no TLS, \
-             write redis:// and set {enabled}=false",
+            "if TLS is on the next port, {next}, change rediss:// to redis:// in {variable}, which \
+             stands for TLS on the next port; if TLS is on another port, put that port into \
+             {variable}; if this Redis has no TLS, write redis:// and set {enabled}=false",
             next = u32::from(port) + 1,
         ),
         Some(_) => format!(
