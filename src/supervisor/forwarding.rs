@@ -1,8 +1,9 @@
 //! Decides which signals the launcher forwards to COMMAND, and which signals end a drain early.
 
+use nix::sys::signal::Signal;
+
 use super::is_init;
 use crate::system::signals::{Received, is_ignored};
-use nix::sys::signal::Signal;
 
 /// The signals that end a drain early, before COMMAND's last bytes are sent.
 const CUTTING_SIGNALS: [Signal; 4] =

@@ -336,6 +336,7 @@ impl Supervisor {
     }
 }
 
+/// Returns true if the launcher is pid 1, for example in a container.
 fn is_init() -> bool {
     getpid().as_raw() == 1
 }

@@ -157,9 +157,9 @@ impl AppStream {
     /// bytes (see [`Ahead::Full`]). Also notices whether more bytes have arrived since the last
     /// call.
     pub async fn has_closed(&mut self) -> bool {
-        let (unread, ready) = match &self.socket {
-            Socket::Tcp(stream, _) => (unread(stream), stream.ready(Interest::READABLE).await),
-            Socket::Unix(stream) => (unread(stream), stream.ready(Interest::READABLE).await),
+        let (ready, unread) = match &self.socket {
+            Socket::Tcp(stream, _) => (stream.ready(Interest::READABLE).await, unread(stream)),
+            Socket::Unix(stream) => (stream.ready(Interest::READABLE).await, unread(stream)),
         };
         if unread != self.unread {
             (self.unread, self.last_ahead) = (unread, Some(Instant::now()));

@@ -41,14 +41,14 @@ pub async fn departure(app: &mut AppStream, guard: &mut DrainGuard) -> Option<io
         }
     }
     let is_half_close = app.last_ahead.is_some_and(|at| at.elapsed() < HALF_CLOSE);
-    if !is_half_close && command_goes_on(guard).await {
-        return None;
-    }
     loop {
-        sleep(CHECK).await;
         if let Some(error) = app.reset_error() {
             return Some(error);
         }
+        if !is_half_close && command_goes_on(guard).await {
+            return None;
+        }
+        sleep(CHECK).await;
     }
 }
 
