@@ -387,8 +387,10 @@ fn a_shells_job_gets_one_sighup_when_the_terminal_hangs_up() {
 #[test]
 fn ctrl_c_after_fg_ends_the_whole_job() {
     let mut terminal = Terminal::shell(&[]);
-    // The shell inside the launcher would print "not reached" if Ctrl-C ended only sleep.
-    terminal.type_line(&format!("{BINARY} sh -c 'echo rea''dy; sleep 1000; echo not reached' &"));
+    // The shell inside the launcher would print "not reached" if Ctrl-C ended only sleep. A shell
+    // that is just starting a program may lose Ctrl-C, so the program itself prints "ready".
+    let sleep = "sh -c \"echo rea\"\"dy; exec sleep 1000\"";
+    terminal.type_line(&format!("{BINARY} sh -c '{sleep}; echo not reached' &"));
     terminal.expect("ready");
     terminal.bring_to_foreground("not reached'");
     terminal.type_keys(CTRL_C);

@@ -44,7 +44,7 @@ use crate::logging::{debug, warning};
 pub use crate::system::inherited::{Inherited, forbid_core_dumps};
 use crate::system::process::{self, JobEvent};
 pub use crate::system::process::{ExitOutcome, Placement};
-use crate::system::signals::{self, Received, Signals, Stop};
+use crate::system::signals::{self, Received, Signals};
 
 /// The signals that the kernel sends to a terminal's foreground process group, to a session leader
 /// whose terminal hangs up, or to a stopped process group that becomes orphaned. All other signals
@@ -220,7 +220,8 @@ impl Supervisor {
         // such as a script that has started the launcher, and a shell's `fg` sends SIGCONT only if
         // all of them are stopped.
         let is_job = has_terminal && self.child.placement == Placement::Own;
-        match signals::stop(signal, if is_job { Stop::Group } else { Stop::Launcher }) {
+        let whom = if is_job { Pid::from_raw(0) } else { getpid() };
+        match signals::stop(whom, signal) {
             Ok(true) => match process::job_event(self.child.pid) {
                 // A shell has sent SIGCONT to the launcher and COMMAND together, so COMMAND already
                 // runs.

@@ -223,27 +223,17 @@ pub fn pending() -> nix::Result<SigSet> {
     }
 }
 
-/// The processes that [`stop`] stops.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stop {
-    /// Only this process.
-    Launcher,
-    /// All processes of this process's group.
-    Group,
-}
-
-/// Stops this process, alone or with its process group, by `signal` (SIGTSTP, SIGTTIN or SIGTTOU)
-/// until a SIGCONT continues the process. [`Signals`] does not return this SIGCONT. Returns false
-/// if the kernel ignored `signal`, because the process is pid 1 or belongs to an orphaned process
-/// group, which no shell could continue (POSIX 2.4.3).
-pub fn stop(signal: Signal, whom: Stop) -> nix::Result<bool> {
+/// Stops this process by `signal` (SIGTSTP, SIGTTIN or SIGTTOU) until a SIGCONT continues the
+/// process. [`Signals`] does not return this SIGCONT. `whom` is this process, or 0 for its whole
+/// process group (kill(2)). Returns false if the kernel ignored `signal`, because the process is
+/// pid 1 or belongs to an orphaned process group, which no shell could continue (POSIX 2.4.3).
+pub fn stop(whom: Pid, signal: Signal) -> nix::Result<bool> {
     let mask = SigSet::from(signal);
     // Do not stop if a SIGCONT is pending, because a stop signal discards a pending SIGCONT. A
     // SIGCONT that arrives between the check and the stop is lost, because no system call can check
     // and stop at once.
     if !pending()?.contains(Signal::SIGCONT) {
-        // The pid 0 stands for this process's group (kill(2)).
-        kill(if whom == Stop::Group { Pid::from_raw(0) } else { getpid() }, signal)?;
+        kill(whom, signal)?;
         mask.thread_unblock()?; // The kernel delivers the signal here, and this process stops.
         mask.thread_block()?;
     }
