@@ -123,10 +123,10 @@ fn how_to_include(plan: &Plan, others: &[String]) -> String {
     let question = plan.unused.question.as_ref().map(|question| format!("{question} "));
     format!(
         "these variables hold Redis URLs, but get no tunnel. {question}To tunnel these URLs too, \
-         set {urls}=\"{all}\"",
+         set {urls}={all}",
         question = question.unwrap_or_default(),
         urls = names::URLS,
-        all = all.join(" ")
+        all = all.join(",") // Without spaces, the value is never wrapped.
     )
 }
 

@@ -142,7 +142,7 @@ fn printed(code: anyhow::Result<u8>) -> ExitOutcome {
 }
 
 fn print_shim() -> anyhow::Result<u8> {
-    let install_from = concat!("install_from='", env!("CARGO_PKG_REPOSITORY"), "'");
-    let shim = SHIM.replacen("install_from=''", install_from, 1);
+    let from = concat!("shim_from='", env!("CARGO_PKG_REPOSITORY"), "'");
+    let shim = SHIM.replacen("shim_from=''", from, 1);
     output::print(&shim, exit::SUCCESS).context("could not write the shim")
 }

@@ -1,25 +1,28 @@
 #!/bin/sh
 # Runs the start-stunnel on PATH, for machines without the buildpack. Made by: start-stunnel --print-shim > bin/start-stunnel
-install_from=''
-set -f; IFS=:
-for directory in $PATH; do
-    launcher=${directory:-.}/start-stunnel
-    [ -f "$launcher" ] && [ -x "$launcher" ] || continue
-    [ "$launcher" -ef "$0" ] || cmp -s "$launcher" "$0" || exec "$launcher" "$@"
+# All variables begin with shim_: if the app's environment had a variable of the same name, the app would see the shim's value.
+shim_from='' shim_path=$PATH:
+while [ "$shim_path" ]; do
+    shim_file=${shim_path%%:*} shim_path=${shim_path#*:} shim_line=''
+    shim_file=${shim_file:-.}/start-stunnel
+    [ -f "$shim_file" ] && [ -x "$shim_file" ] || continue
+    # Skip every shim, including this one and other versions. The second line shows whether the file is a shim.
+    { read -r shim_line; read -r shim_line; } 2>/dev/null <"$shim_file"
+    case $shim_line in *'start-stunnel --print-shim'*) ;; *) exec "$shim_file" "$@" ;; esac
 done
 
 # start-stunnel is not installed. If tunnels are disabled, skip the options, and run COMMAND.
-enabled=${STUNNEL_ENABLED-} off=', or set STUNNEL_ENABLED=false to run the command without a tunnel'
+shim_enabled=${STUNNEL_ENABLED-} shim_or=', or set STUNNEL_ENABLED=false to run the command without a tunnel'
 while [ $# -gt 0 ]; do
     case $1 in
         --) shift; break ;;
-        --enabled=*) enabled=${1#*=}; shift ;;
+        --enabled=*) shim_enabled=${1#*=}; shift ;;
         --*=*) shift ;;
-        --check | --status | --print-env | --print-shim | --help | --version | -[!-]*) off='' enabled=''; break ;;
-        --*) [ "$1" != --enabled ] || enabled=${2-}; shift; [ $# = 0 ] || shift ;;
+        --check | --status | --print-env | --print-shim | --help | --version | -[!-]*) shim_or='' shim_enabled=''; break ;;
+        --*) [ "$1" != --enabled ] || shim_enabled=${2-}; shift; [ $# = 0 ] || shift ;;
         *) break ;;
     esac
 done
-case $enabled in 0 | [Ff][Aa][Ll][Ss][Ee] | [Nn][Oo] | [Oo][Ff][Ff]) [ $# = 0 ] || exec "$@" ;; esac
-echo "bin/start-stunnel: start-stunnel is not on PATH. Install start-stunnel${install_from:+ from $install_from}$off" >&2
+case $shim_enabled in 0 | [Ff][Aa][Ll][Ss][Ee] | [Nn][Oo] | [Oo][Ff][Ff]) [ $# = 0 ] || exec "$@" ;; esac
+echo "bin/start-stunnel: start-stunnel is not on PATH. Install start-stunnel${shim_from:+ from $shim_from}$shim_or" >&2
 exit 127

@@ -202,6 +202,15 @@ fn redis_5(request: &[String]) -> String {
 }
 
 #[test]
+fn the_check_tries_the_passwords_of_all_urls_of_a_tunnel() {
+    let server = Server::start(Front::Redis);
+    let wrong = server.url().replace(PASSWORD, "wrong-secret");
+    let report = report(&server.url(), &[("HEROKU_REDIS_B_URL", &wrong)]);
+    assert_eq!((report.code, report.state("auth")), (1, "failed"), "{report:?}");
+    assert!(report.detail("auth").starts_with("HEROKU_REDIS_B_URL: wrong user"), "{report:?}");
+}
+
+#[test]
 fn redis_5_passes_the_check_although_the_url_has_a_user() {
     let (old, _) = scripted(|_, request| Some(redis_5(request)));
     let alone = "logged in with the password only: this Redis (5 or older)";

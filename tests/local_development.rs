@@ -60,7 +60,7 @@ impl Checkout {
 fn print_shim_prints_a_short_shell_script() {
     let shim = fs::read_to_string(Checkout::new().shim()).unwrap();
     assert!(shim.lines().count() <= 30 && shim.starts_with("#!/bin/sh\n"), "{shim}");
-    let home = concat!("\ninstall_from='", env!("CARGO_PKG_REPOSITORY"), "'\n");
+    let home = concat!("\nshim_from='", env!("CARGO_PKG_REPOSITORY"), "' ");
     assert!(shim.contains(home), "{shim}");
 }
 
@@ -70,7 +70,9 @@ fn shim_runs_the_launcher_on_path_and_no_other_shim() {
     checkout.install();
     // On PATH, another app's shim comes before the launcher.
     fs::create_dir(checkout.at("programs/other")).unwrap();
-    support::copy_executable(&checkout.shim(), &checkout.at("programs/other/start-stunnel"));
+    // This shim is of another version.
+    let other = fs::read_to_string(checkout.shim()).unwrap() + "# end\n";
+    support::write_executable(&checkout.at("programs/other/start-stunnel"), other);
     let path = format!(
         "{}:{}:{}:/usr/bin:/bin",
         checkout.at("app/bin").display(),
@@ -88,7 +90,7 @@ fn shim_runs_the_launcher_on_path_and_no_other_shim() {
 #[test]
 fn shim_without_launcher_runs_the_command_if_disabled() {
     let checkout = Checkout::new();
-    let script = r#"printf '%s|' "$REDIS_URL" "$@"; exit 3"#;
+    let script = r#"printf '%s|' "$REDIS_URL" "$launcher" "$@"; exit 3"#;
     let command = ["sh", "-c", script, "sh", "a b", "", "*"];
     let options = [
         &[][..],
@@ -99,8 +101,10 @@ fn shim_without_launcher_runs_the_command_if_disabled() {
     for disabled in ["false", "0", "No", "OFF", "False"] {
         for options in options {
             let launcher = checkout.launcher(&[options, &command].concat()).redis("redis://h/3");
-            let ended = launcher.env("STUNNEL_ENABLED", disabled).run();
-            assert_eq!(ended.stdout, "redis://h/3|a b||*|", "{}", ended.stderr);
+            // COMMAND gets the app's variables, although the shim uses variables, too.
+            let launcher = launcher.env("launcher", "app").env("STUNNEL_ENABLED", disabled);
+            let ended = launcher.run();
+            assert_eq!(ended.stdout, "redis://h/3|app|a b||*|", "{}", ended.stderr);
             assert_eq!((ended.code(), ended.stderr.as_str()), (3, ""));
         }
     }

@@ -104,7 +104,7 @@ fn log_says_how_to_tunnel_the_other_redis_urls() {
     let names = "REDISCLOUD_URL SIDEKIQ_REDIS_URL npm_package-redis";
     assert_eq!(logged(&beside, "not-tunnelled", "vars"), [names]);
     assert!(
-        beside.contains("REDIS_STUNNEL_URLS=\\\"REDIS_URL REDISCLOUD_URL SIDEKIQ_REDIS_URL\\\""),
+        beside.contains("REDIS_STUNNEL_URLS=REDIS_URL,REDISCLOUD_URL,SIDEKIQ_REDIS_URL"),
         "{beside}"
     );
     assert!(!beside.contains("hunter2") && !beside.contains("no-redis-url"), "{beside}");

@@ -1,7 +1,8 @@
 //! Performs the part of `--check` that sends commands to Redis: AUTH, PING, SELECT and INFO.
 
-use std::io;
+use std::collections::BTreeSet;
 use std::time::Instant;
+use std::{io, iter};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout_at;
@@ -39,9 +40,9 @@ pub async fn speak(
         .map_err(|failure| report.fail("AUTH", started, Problem::of(&failure, &subject.tunnel)))
         .ok()?;
     let mut redis = Dialogue { subject, stream, deadline };
-    match &subject.credentials {
-        None => report.add("AUTH", Outcome::Skipped, "no password in the URL"),
-        Some(known) => drop(report.step("AUTH", redis.authenticate(known), String::clone).await?),
+    match &subject.credentials[..] {
+        [] => report.add("AUTH", Outcome::Skipped, "no password in the URL"),
+        all => drop(report.step("AUTH", redis.log_in_as_each(all), String::clone).await?),
     }
     report.step("PING", redis.ping(), String::clone).await?;
     if !subject.databases.is_empty() {
@@ -53,6 +54,21 @@ pub async fn speak(
 }
 
 impl Dialogue<'_> {
+    /// Logs in with each user and password in the tunnel's URLs.
+    async fn log_in_as_each(&mut self, all: &[(String, Credentials)]) -> Result<String, Problem> {
+        let mut details = BTreeSet::new();
+        for (variable, known) in all {
+            details.insert(self.authenticate(known).await.map_err(|problem| Problem {
+                text: match all.len() {
+                    1 => problem.text,
+                    _ => format!("{variable}: {}", problem.text),
+                },
+                advice: problem.advice,
+            })?);
+        }
+        Ok(details.into_iter().collect::<Vec<_>>().join("; "))
+    }
+
     /// Sends AUTH with the URL's user and password. Redis 5 and older have no users. If Redis
     /// refuses the user for this reason, the check sends AUTH again with the password only, as
     /// clients do.
@@ -164,7 +180,7 @@ impl Dialogue<'_> {
             ("the server is still loading its data".to_owned(), None)
         } else if line.starts_with('-') {
             let is_full = client_limit::is_error(line.as_bytes());
-            (shown(line, self.subject.credentials.as_ref()), is_full.then(hints::full))
+            (shown(line, &self.subject.credentials), is_full.then(hints::full))
         } else {
             ("unexpected reply: the server may not be Redis".to_owned(), None)
         };
@@ -188,16 +204,17 @@ fn not_allowed(command: &str) -> String {
     format!("Redis answered, but the ACL does not allow this user to call {command}")
 }
 
-/// Returns a server's error without the leading `-`, and masks the user and the password in the
+/// Returns a server's error without the leading `-`, and masks the users and passwords in the
 /// error.
-fn shown(error: &str, credentials: Option<&Credentials>) -> String {
+fn shown(error: &str, credentials: &[(String, Credentials)]) -> String {
     // Remove the arguments from an error such as "unknown command 'AUTH', with args beginning with:
     // 'USER' 'PASSW". Redis may shorten the password in such an error. The code below could not
     // mask a shortened password, because it searches for the whole password.
     let error = error.split(", with args beginning with").next().unwrap_or_default();
     let mut error = error.trim_start_matches('-').to_owned();
-    let user = credentials.and_then(|known| known.user.as_ref());
-    let secrets = [credentials.map(|known| &known.password), user].into_iter().flatten();
+    let secrets = credentials
+        .iter()
+        .flat_map(|(_, known)| iter::once(&known.password).chain(known.user.as_ref()));
     for secret in secrets.map(Secret::expose).filter(|secret| !secret.is_empty()) {
         error = error.replace(secret, MASK);
     }

@@ -17,7 +17,8 @@ pub const STEPS: [&str; 9] =
 /// A tunnel that `--check` examines.
 pub struct Subject {
     pub tunnel: Tunnel,
-    pub credentials: Option<Credentials>,
+    /// The different users and passwords in this tunnel's URLs, each with its variable.
+    pub credentials: Vec<(String, Credentials)>,
     /// The numbers of the databases in this tunnel's URLs, except 0.
     pub databases: Vec<String>,
     /// True if this is the only tunnel, so that a general setting affects no other tunnel.

@@ -1,6 +1,7 @@
 //! Describes the planned tunnels, and the variables whose URLs will point to these tunnels.
 
 use std::collections::BTreeSet;
+use std::iter;
 
 use crate::pool::PoolMode;
 use crate::redis_url::{Credentials, Local, RedisUrl, UrlText};
@@ -91,10 +92,18 @@ impl Plan {
         self.untouched.iter().map(|(name, _)| name.as_str())
     }
 
-    /// Returns the user and the password from the first URL of this route that contains a password.
-    pub fn credentials(&self, route: usize) -> Option<Credentials> {
-        let mut urls = self.tunnelled.iter().filter(|tunnelled| tunnelled.route == route);
-        urls.find_map(|tunnelled| tunnelled.url.credentials())
+    /// Returns the different users and passwords in this route's URLs, each with the name of the
+    /// first variable that contains it.
+    pub fn credentials(&self, route: usize) -> Vec<(String, Credentials)> {
+        let mut all: Vec<(String, Credentials)> = Vec::new();
+        for tunnelled in self.tunnelled.iter().filter(|tunnelled| tunnelled.route == route) {
+            if let Some(found) = tunnelled.url.credentials()
+                && all.iter().all(|(_, known)| *known != found)
+            {
+                all.push((tunnelled.variable.clone(), found));
+            }
+        }
+        all
     }
 
     /// Returns the numbers of the databases that this route's URLs select. The list contains each
@@ -109,9 +118,13 @@ impl Plan {
     /// Returns the names and values of the variables that the launcher must set in COMMAND's
     /// environment. `locals` are the local addresses of the tunnels.
     pub fn changes(&self, locals: &[Local]) -> impl Iterator<Item = (String, UrlText)> {
-        self.tunnelled.iter().flat_map(|Tunnelled { variable, route, url, .. }| {
+        let holds_url = |name: &str| self.variables().any(|variable| variable == name);
+        self.tunnelled.iter().flat_map(move |Tunnelled { variable, route, url, .. }| {
             let local = url.local(&locals[*route]);
-            [(variable.clone(), local.clone()), (format!("{variable}{COPY_SUFFIX}"), local)]
+            let copy = format!("{variable}{COPY_SUFFIX}");
+            // If the user has listed a variable with the name of the copy, its own URL counts.
+            let copy = (!holds_url(&copy)).then(|| (copy, local.clone()));
+            iter::once((variable.clone(), local)).chain(copy)
         })
     }
 

@@ -25,7 +25,8 @@ pub fn check(reader: &mut Reader<'_>, plan: &mut Plan) {
     let sources = reader.sources;
     let set = sources.environment.iter().filter(|(_, value)| !value.is_empty());
     for (name, value) in set.filter_map(|(name, value)| Some((name.to_str()?, value))) {
-        if !looks_like_setting(name) || is_general(name) {
+        let holds_url = plan.variables().any(|variable| variable == name);
+        if !looks_like_setting(name) || is_general(name) || holds_url {
             continue;
         }
         if let Some(owner) = owner(name) {

@@ -212,7 +212,7 @@ fn is_privatelink(name: &str, url: &RedisUrl) -> bool {
 mod tests {
     use std::os::unix::ffi::OsStringExt;
 
-    use super::super::tests::{environment, plan, read};
+    use super::super::tests::{environment, plan, ports, read};
     use super::*;
 
     /// Returns the text `NAME=upstream` for each variable that gets a tunnel.
@@ -327,6 +327,16 @@ mod tests {
         let with_variable = [&pairs[..], &[("REDIS_STUNNEL_URLS", "A_STUNNEL B")]].concat();
         let by_variable = plan(&[], &with_variable).unwrap();
         assert_eq!(upstreams(&by_variable), ["A_STUNNEL=a:6380", "B=b:6380"]);
+        assert!(by_variable.unused.unknown.is_empty());
+        // The copy of A would replace the URL of the listed variable A_STUNNEL.
+        let pairs = [("A", "redis://a"), ("A_STUNNEL", "redis://b"), ("STUNNEL_A", "redis://a")];
+        let both = plan(&["--urls", "A_STUNNEL A STUNNEL_A"], &pairs).unwrap();
+        let changed: Vec<_> = both.changes(&ports([1, 2])).map(|(name, _)| name).collect();
+        assert_eq!(
+            changed,
+            ["A_STUNNEL", "A_STUNNEL_STUNNEL", "A", "STUNNEL_A", "STUNNEL_A_STUNNEL"]
+        );
+        assert!(both.unused.unknown.is_empty());
     }
 
     #[test]
