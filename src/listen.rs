@@ -87,10 +87,10 @@ impl Bound {
                 at = "status-not-served",
                 address = %address,
                 error = %error,
-                hint = format!(
-                    "set {address} to another port, or to unix",
-                    address = options::STATUS_ADDRESS.declaration.variable
-                ),
+                hint = match address {
+                    StatusAddress::Unix => "let TMPDIR name a writable folder with a short path",
+                    StatusAddress::Tcp(..) => "set another port, or unix, as the status address",
+                },
             ),
         }
     }
