@@ -183,11 +183,19 @@ const PRINT_STATE: &str = "grep -E '^Sig(Blk|Ign)' /proc/self/status; ulimit -a;
                              n=${fd##*/}; [ \"$n\" -le 20 ] && echo \"$n\"; done; true";
 
 #[test]
-fn a_descriptor_ends_when_the_command_closes_it() {
-    let script = r#"exec 5>&1 >/dev/null; exec "$0" sh -c 'exec 5>&-; exec cat >/dev/null'"#;
-    let mut running = Launcher::of("sh", ["-c", script, BINARY]).start();
-    assert_eq!(running.line(), "", "the launcher keeps no copy");
+fn the_launcher_keeps_locked_files_but_no_pipe_open() {
+    let lock = "import fcntl, os, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, 6)\n\
+                os.set_inheritable(file.fileno(), True); os.execvp(sys.argv[2], sys.argv[2:])";
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let file = file.path().to_str().unwrap();
+    let script = r#"exec 9>&1 >/dev/null; exec "$0" sh -c 'exec 9>&-; exec cat >/dev/null'"#;
+    let words = ["-c", lock, file, "sh", "-c", script, BINARY];
+    let mut running = Launcher::of("python3", words).start();
+    assert_eq!(running.line(), "", "COMMAND has closed the pipe, and the launcher keeps no copy");
     assert!(is_alive(running.pid()));
+    // A process loses its lock when it closes any descriptor of the file (fcntl(2)).
+    let second = Launcher::of("python3", ["-c", lock, file, "true"]).run();
+    assert!(second.stderr.contains("BlockingIOError"), "{}", second.stderr);
     assert_eq!(running.finish().code(), 0);
 }
 

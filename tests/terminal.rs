@@ -188,13 +188,26 @@ fn a_background_job_can_be_brought_to_the_foreground() {
 }
 
 #[test]
-fn ctrl_c_reaches_a_command_that_left_the_process_group() {
+fn keys_reach_a_command_that_left_the_process_group() {
     let mut terminal = Terminal::shell(&[]);
     // timeout(1) puts itself into a process group of its own.
-    terminal.type_line(&format!("{BINARY} timeout 60 sh -c 'echo rea''dy; exec sleep 60'"));
-    terminal.expect("ready");
+    let ticks = "while sleep 0.05; do echo ti\"\"ck; done";
+    terminal.type_line(&format!("{BINARY} timeout 60 sh -c '{ticks}'"));
+    terminal.expect("tick");
+    terminal.suspend();
+    terminal.bring_to_foreground("timeout 60");
+    terminal.expect("tick");
     terminal.type_keys(CTRL_C);
     assert_eq!(terminal.exit_code(), "130");
+}
+
+#[test]
+fn a_script_can_continue_a_command_that_stopped_itself() {
+    let mut terminal = Terminal::shell(&[]);
+    let stops = format!("{BINARY} sh -c \"kill -TSTP \\$\\$; exit 7\" & p=$!");
+    let continues = "until grep -q State:.T /proc/$p/status; do :; done; kill -CONT $p";
+    terminal.type_line(&format!("sh -c '{stops}; {continues}; wait $p; echo co\"\"de=$?' &"));
+    terminal.expect("code=7");
 }
 
 #[test]

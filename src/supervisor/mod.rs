@@ -197,6 +197,8 @@ impl Supervisor {
         let has_terminal = self.terminal.as_ref().is_some_and(|terminal| !terminal.has_hung_up());
         let wants_terminal =
             has_terminal && matches!(job_control, Some(Signal::SIGTTIN | Signal::SIGTTOU));
+        let had_terminal =
+            self.terminal.as_ref().is_some_and(|terminal| terminal.is_of(self.child.pid));
         if self.child.placement == Placement::Own {
             // After `fg` in a shell, the launcher's process group is in the foreground, but
             // COMMAND's group must be there, because COMMAND reads the terminal.
@@ -216,10 +218,11 @@ impl Supervisor {
             // later SIGCONT may reach only COMMAND, and COMMAND then needs running tunnels.
             (None, Placement::Own) => return,
         };
-        // In a terminal, the kernel would stop the whole job. The job may contain more processes,
-        // such as a script that has started the launcher, and a shell's `fg` sends SIGCONT only if
-        // all of them are stopped.
-        let is_job = has_terminal && self.child.placement == Placement::Own;
+        // Without the launcher, the kernel would have stopped the whole job, because COMMAND has
+        // read the terminal from the background, or has been in the foreground. The job may contain
+        // more processes, such as a script that has started the launcher, and a shell's `fg` sends
+        // SIGCONT only if all of them are stopped.
+        let is_job = self.child.placement == Placement::Own && (wants_terminal || had_terminal);
         let whom = if is_job { Pid::from_raw(0) } else { getpid() };
         match signals::stop(whom, signal) {
             Ok(true) => match process::job_event(self.child.pid) {
@@ -248,7 +251,7 @@ impl Supervisor {
     /// Continues COMMAND after SIGCONT has continued the launcher.
     fn resume(&mut self) {
         let target = match self.child.placement {
-            Placement::Shared => self.child.pid,
+            Placement::Shared => self.left_group().unwrap_or(self.child.pid),
             Placement::Own => {
                 self.hand_over_terminal();
                 self.group()
@@ -256,6 +259,15 @@ impl Supervisor {
         };
         self.forward(Signal::SIGCONT as i32, target);
         self.enter(CommandState::Running);
+    }
+
+    /// Returns COMMAND's process group, as a negative number for kill(2), if COMMAND has left the
+    /// launcher's group, but not the session, as timeout(1) does. Without the launcher, such a
+    /// COMMAND would lead the shell's job, and would get the terminal's signals.
+    fn left_group(&self) -> Option<Pid> {
+        let group = getpgid(Some(self.child.pid)).ok().filter(|group| *group != getpgrp())?;
+        let is_same_session = getsid(Some(self.child.pid)) == getsid(None);
+        is_same_session.then(|| Pid::from_raw(-group.as_raw()))
     }
 
     /// Returns COMMAND's own process group, as a negative number for kill(2).
@@ -280,6 +292,7 @@ impl Supervisor {
             // group of each job, so COMMAND has already received SIGHUP.
             Some(pid)
                 if shared
+                    && self.left_group().is_none()
                     && received.is(Signal::SIGHUP)
                     && self.terminal.as_ref().is_some_and(Terminal::has_hung_up)
                     && is_job_shell(pid) =>
@@ -295,15 +308,12 @@ impl Supervisor {
                 let missed = self.child.missed.contains(signal);
                 self.child.missed.remove(signal);
                 let leads_session = getsid(None) == Ok(getpid());
-                let group = getpgid(Some(self.child.pid));
                 match self.child.placement {
                     _ if leads_session && HANG_UP_SIGNALS.contains(&signal) => Some(self.child.pid),
                     Placement::Own => Some(self.group()),
-                    // COMMAND has left the launcher's group, as timeout(1) does.
-                    Placement::Shared if group != Ok(getpgrp()) => {
-                        group.ok().map(|group| Pid::from_raw(-group.as_raw()))
+                    Placement::Shared => {
+                        self.left_group().or_else(|| missed.then_some(self.child.pid))
                     }
-                    Placement::Shared => missed.then_some(self.child.pid),
                 }
             }
         }

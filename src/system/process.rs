@@ -6,6 +6,8 @@ use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::io::Write as _;
 use std::os::fd::{AsFd as _, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::{env, fs, ptr};
 
 use nix::errno::Errno;
@@ -149,13 +151,22 @@ fn await_exec(child: Pid, from_child: &OwnedFd) -> Option<i32> {
     stopped
 }
 
-/// Closes all descriptors that this process inherited, except the standard streams. COMMAND has
-/// inherited them, too. If the launcher kept copies, a pipe or a socket would stay open after
-/// COMMAND has closed it. The launcher's own descriptors are closed on exec, the inherited ones are
-/// not. Without /proc, does nothing.
+/// Closes all pipes and sockets that this process inherited, except the standard streams. COMMAND
+/// has inherited them, too. If the launcher kept copies, a pipe or a socket would stay open after
+/// COMMAND has closed it. Files stay open, because closing a file would release this process's
+/// locks on the file (F_SETLK in fcntl(2)). The launcher's own descriptors are closed on exec, the
+/// inherited ones are not. Without /proc, does nothing.
 pub fn close_inherited() {
     let Ok(entries) = fs::read_dir("/proc/self/fd") else { return };
-    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let is_stream = |path: &Path| {
+        let target = fs::read_link(path).unwrap_or_default();
+        ["pipe:", "socket:"]
+            .iter()
+            .any(|kind| target.as_os_str().as_bytes().starts_with(kind.as_bytes()))
+    };
+    let streams =
+        entries.filter_map(|entry| Some(entry.ok()?.path()).filter(|path| is_stream(path)));
+    let numbers = streams.filter_map(|path| path.file_name()?.to_str()?.parse().ok());
     for number in numbers.filter(|number| *number > 2).collect::<Vec<RawFd>>() {
         // SAFETY: F_GETFD touches no memory.
         if unsafe { libc::fcntl(number, libc::F_GETFD) } == 0 {
