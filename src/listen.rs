@@ -36,7 +36,7 @@ pub struct Bound {
 /// `--port-taken fail`: a port that another program uses, and a plan without a Redis URL.
 pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
     if settings.port_taken == PortTaken::Fail && !plan.found_urls() {
-        let problem = "is 'fail', which means that other programs need the local port, but \
+        let problem = "is 'fail', because other programs connect to the local port, but \
                        start-stunnel would open no local port";
         let problem = format!("{problem}: {}", names::NO_URL);
         return Err(settings.wrong(&options::PORT_TAKEN, problem));

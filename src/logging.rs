@@ -75,10 +75,10 @@ pub fn dropped_lines() -> u64 {
     unread as u64 + UNWRITTEN.load(Ordering::Relaxed)
 }
 
-/// Starts to log events and panics. A separate thread writes the log. When the returned guard is
-/// dropped, the guard waits until all lines are written, but at most for about a second. Returns
-/// `None` if the system refuses to start the thread. In this case, each thread writes its own
-/// lines.
+/// Starts the logging of events and panics. A separate thread writes the log. When the returned
+/// guard is dropped, the guard waits until all lines are written, but at most for about a second.
+/// Returns `None` if the system refuses to start the thread. In this case, each thread writes its
+/// own lines.
 ///
 /// # Panics
 /// Panics if a process calls this function twice.

@@ -93,8 +93,8 @@ fn a_server_that_does_not_answer_the_trial_harms_no_app() {
 
 #[test]
 fn an_app_gets_a_new_connection_if_reset_fails() {
-    // Each case has the server's reply to each RESET after the first trial, and the number of
-    // RESETs that three apps cause.
+    // Each case has the server's reply to every RESET except the first, with which the launcher
+    // tests the server, and the number of RESETs that three apps cause.
     for (wrong, resets) in [
         // The launcher assumes that Redis may have restarted, and makes a new trial, which fails.
         (Some(""), 3),

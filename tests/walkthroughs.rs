@@ -253,7 +253,7 @@ struct TableRow {
     before: &'static str,
     /// The first words of the code in the table.
     begins: &'static str,
-    /// Code to run after the code in the table.
+    /// Code that the test appends to this code of the manual.
     behind: &'static str,
     /// For a client that fails if the app keeps a TLS setting: the end of the code in the table,
     /// and the text that replaces this end to add the TLS setting.

@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_top_level_error_shows_a_role_change() {
+    fn a_readonly_error_outside_an_array_means_a_role_change() {
         let changes = |reply: &str| {
             let mut ledgers = [1, 1000].map(|size| {
                 let mut ledger = after(&[sent("SET a b")]);

@@ -145,9 +145,10 @@ struct Connection {
 }
 
 impl Connection {
-    /// Stores `session` if its full handshake began after [`Known::after`], and if no session from
-    /// a later full handshake is stored. If the connection was resumed, the session's full
-    /// handshake is the full handshake of the resumed session.
+    /// Stores `session`. Each session goes back to a full handshake: the one of its connection or,
+    /// if the connection was resumed, the one of the resumed session. Does nothing if this full
+    /// handshake did not begin after [`Known::after`], or if the stored session goes back to a
+    /// later one.
     fn keep(&self, session: SslSession, resumed: bool) {
         let inherited = self.offered_since.filter(|_| resumed);
         let full_handshake = inherited.unwrap_or(self.began);

@@ -107,7 +107,9 @@ fn outage(step: Step, error: &io::Error, tunnel: &Tunnel) -> Described {
         (Step::Tcp, ConnectionRefused) => {
             let upstream = &tunnel.route.upstream;
             let advice = another_port(tunnel);
-            let hint = format!("no program listens on {upstream}; unless Redis restarts, {advice}");
+            let hint = format!(
+                "no program listens on {upstream}; if Redis is not just restarting, {advice}"
+            );
             (FailureReason::TcpRefused, hint)
         }
         (Step::Tcp, TimedOut) => (FailureReason::TcpTimeout, network()),

@@ -29,9 +29,9 @@ fn redis_refuses_connections() {
     all_logged(&log, "connection-failed", "error", "TCP connection failed: connection refused");
     let tls = port + 1;
     let hint = format!(
-        "no program listens on 127.0.0.1:{tls}; unless Redis restarts, check the TLS port, {tls} \
-         (the URL's port {port} + 1): if port {port} speaks TLS, write rediss://; if TLS is on \
-         another port, set REDIS_URL_STUNNEL_PORT_OFFSET; if this Redis has no TLS, set \
+        "no program listens on 127.0.0.1:{tls}; if Redis is not just restarting, check the \
+         TLS port, {tls} (the URL's port {port} + 1): if port {port} speaks TLS, write rediss://; \
+         if TLS is on another port, set REDIS_URL_STUNNEL_PORT_OFFSET; if this Redis has no TLS, set \
          STUNNEL_ENABLED=false"
     );
     all_logged(&log, "connection-failed", "hint", &hint);
