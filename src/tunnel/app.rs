@@ -153,8 +153,8 @@ impl AppStream {
         Poll::Ready(Ahead::Bytes)
     }
 
-    /// True if the app has closed its side, even if the launcher has not read all of the app's bytes
-    /// (see [`Ahead::Full`]). Also notices whether more bytes have arrived since the last
+    /// True if the app has closed its side, even if the launcher has not read all of the app's
+    /// bytes (see [`Ahead::Full`]). Also notices whether more bytes have arrived since the last
     /// call.
     pub async fn has_closed(&mut self) -> bool {
         let (ready, unread) = match &self.socket {
