@@ -6,9 +6,9 @@ while [ "$shim_path" ]; do
     shim_file=${shim_path%%:*} shim_path=${shim_path#*:} shim_line=''
     shim_file=${shim_file:-.}/start-stunnel
     [ -f "$shim_file" ] && [ -x "$shim_file" ] || continue
-    # Skip every shim, including this one and other versions. The second line shows whether the file is a shim.
+    # Skip this shim, and every shim of another version, which has the same second line.
     { read -r shim_line; read -r shim_line; } 2>/dev/null <"$shim_file"
-    case $shim_line in *'start-stunnel --print-shim'*) ;; *) exec "$shim_file" "$@" ;; esac
+    case $shim_line in *'start-stunnel --print-shim'*) ;; *) [ "$shim_file" -ef "$0" ] || exec "$shim_file" "$@" ;; esac
 done
 
 # start-stunnel is not installed. If tunnels are disabled, skip the options, and run COMMAND.

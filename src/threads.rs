@@ -26,7 +26,7 @@ const MOST_THREADS: usize = 512;
 /// The time after which a thread without work ends, unless the thread is the permanent thread.
 const IDLE: Duration = Duration::from_secs(10);
 /// The most threads that the name lookups of one tunnel may use at the same time. Half of the
-/// threads stay available to the other tunnels if a name server is silent.
+/// threads stay available to the other tunnels if the name server of one tunnel is silent.
 pub const MOST_LOOKUPS: usize = MOST_THREADS / 2;
 /// The maximum time for which a job waits for a busy thread, if the system refuses to start a new
 /// thread.

@@ -82,9 +82,14 @@ fn shim_runs_the_launcher_on_path_and_no_other_shim() {
     let server = Server::start(Front::Redis);
     let script = r#"redis-cli --no-auth-warning -u "$REDIS_URL" ping; printf '%s|' "$@"; exit 3"#;
     let words = ["--drain-timeout", "1s", "sh", "-c", script, "sh", "a b", "", "*"];
-    let ended = checkout.launcher(&words).env("PATH", path).redis(&server.url()).run();
-    assert_eq!(ended.stdout, "PONG\na b||*|", "{}", ended.stderr);
-    assert_eq!(ended.code(), 3);
+    // A user may insert a line, for example a copyright notice.
+    let shim = fs::read_to_string(checkout.shim()).unwrap();
+    for shim in [shim.clone(), shim.replacen('\n', "\n# Copyright\n", 1)] {
+        support::write_executable(&checkout.shim(), shim);
+        let ended = checkout.launcher(&words).env("PATH", &path).redis(&server.url()).run();
+        assert_eq!(ended.stdout, "PONG\na b||*|", "{}", ended.stderr);
+        assert_eq!(ended.code(), 3);
+    }
 }
 
 #[test]

@@ -202,6 +202,18 @@ fn keys_reach_a_command_that_left_the_process_group() {
 }
 
 #[test]
+fn ctrl_z_does_nothing_if_no_shell_could_continue_timeout() {
+    let words = ["timeout", "60", "sh", "-c", "while sleep 0.05; do echo tick; done"];
+    let mut terminal = leader(BINARY, words);
+    terminal.expect("tick");
+    terminal.type_keys(CTRL_Z);
+    terminal.expect("^Z");
+    terminal.expect("tick");
+    terminal.type_keys(CTRL_C);
+    assert_eq!(terminal.process.wait().signal(), Some(2));
+}
+
+#[test]
 fn a_script_can_continue_a_command_that_stopped_itself() {
     let mut terminal = Terminal::shell(&[]);
     let stops = format!("{BINARY} sh -c \"kill -TSTP \\$\\$; exit 7\" & p=$!");

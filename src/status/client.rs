@@ -118,7 +118,7 @@ async fn ask((pid, name): &(i32, String), format: LogFormat) -> io::Result<Optio
         match UnixStream::connect(format!("\0{name}")).await {
             // The launcher's queue is full of connections that the launcher has not yet accepted.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(RETRY_PAUSE).await,
-            // No launcher listens: another user's socket with a strange name faked this entry.
+            // The launcher has ended, or another user's socket with a strange name faked the entry.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(None),
             connected => break connected?,
         }

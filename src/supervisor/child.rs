@@ -14,7 +14,7 @@ use super::environment::CommandEnvironment;
 use super::not_executed::{self, NotExecuted};
 use crate::system::inherited::Inherited;
 use crate::system::process::{self, Placement, Program};
-use crate::system::{signals, stream};
+use crate::system::stream;
 
 /// The folders in which execvp(3) searches for a program if the variable PATH is unset.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
@@ -43,16 +43,12 @@ pub fn spawn(
     inherited: &Inherited,
 ) -> Result<Child, NotExecuted> {
     environment.remove_pidfd(getpid());
-    execute(words, environment, |program| {
-        // Ask at the last moment: a later signal of the terminal also reaches COMMAND.
-        let missed = signals::pending()?;
-        let pid = program.spawn(placement, inherited)?;
-        Ok(Child { pid, placement, missed })
-    })
+    let (pid, missed) = execute(words, environment, |program| program.spawn(placement, inherited))?;
+    Ok(Child { pid, placement, missed })
 }
 
-/// Closes the launcher's copies of the streams and other descriptors that COMMAND has inherited,
-/// except stderr. The copies would keep a pipe or socket open after COMMAND has closed it.
+/// Closes stdin, stdout, and the launcher's copies of other pipes and sockets that COMMAND has
+/// inherited. The copies would keep a pipe or socket open after COMMAND has closed it.
 ///
 /// # Errors
 /// Returns the error of pipe2(2) or dup2(2).

@@ -48,7 +48,7 @@ use crate::system::signals::{self, Received, Signals};
 
 /// The signals that the kernel sends to a terminal's foreground process group, to a session leader
 /// whose terminal hangs up, or to a stopped process group that becomes orphaned. All other signals
-/// from the kernel, such as SIGPIPE and SIGXCPU, concern the launcher alone.
+/// from the kernel except SIGALRM, for example SIGPIPE and SIGXCPU, concern the launcher alone.
 const TERMINAL_SIGNALS: [Signal; 6] = [
     Signal::SIGHUP,
     Signal::SIGINT,
@@ -218,10 +218,10 @@ impl Supervisor {
             // later SIGCONT may reach only COMMAND, and COMMAND then needs running tunnels.
             (None, Placement::Own) => return,
         };
-        // Without the launcher, the kernel would have stopped the whole job, because COMMAND has
-        // read the terminal from the background, or has been in the foreground. The job may contain
-        // more processes, such as a script that has started the launcher, and a shell's `fg` sends
-        // SIGCONT only if all of them are stopped.
+        // Stop the whole job, as the kernel would without the launcher: COMMAND has read the
+        // terminal from the background, or was in the foreground, where probably a key has stopped
+        // it. The job may contain more processes, such as a script that has started the launcher,
+        // and a shell's `fg` sends SIGCONT only if all of them are stopped.
         let is_job = self.child.placement == Placement::Own && (wants_terminal || had_terminal);
         let whom = if is_job { Pid::from_raw(0) } else { getpid() };
         match signals::stop(whom, signal) {
@@ -243,6 +243,7 @@ impl Supervisor {
             // The kernel ignored the launcher's stop signal, because the launcher is pid 1, or
             // because no shell could continue the launcher. So the launcher continues COMMAND now.
             Ok(false) if self.child.placement == Placement::Own || is_init() => self.resume(),
+            Ok(false) if job_control.is_some() && self.has_left_group() => self.resume(),
             Ok(false) => {}
             Err(error) => warning!(at = "stop-failed", error = %error),
         }
@@ -251,7 +252,8 @@ impl Supervisor {
     /// Continues COMMAND after SIGCONT has continued the launcher.
     fn resume(&mut self) {
         let target = match self.child.placement {
-            Placement::Shared => self.left_group().unwrap_or(self.child.pid),
+            Placement::Shared if self.has_left_group() => self.group(),
+            Placement::Shared => self.child.pid,
             Placement::Own => {
                 self.hand_over_terminal();
                 self.group()
@@ -261,13 +263,12 @@ impl Supervisor {
         self.enter(CommandState::Running);
     }
 
-    /// Returns COMMAND's process group, as a negative number for kill(2), if COMMAND has left the
-    /// launcher's group, but not the session, as timeout(1) does. Without the launcher, such a
-    /// COMMAND would lead the shell's job, and would get the terminal's signals.
-    fn left_group(&self) -> Option<Pid> {
-        let group = getpgid(Some(self.child.pid)).ok().filter(|group| *group != getpgrp())?;
-        let is_same_session = getsid(Some(self.child.pid)) == getsid(None);
-        is_same_session.then(|| Pid::from_raw(-group.as_raw()))
+    /// Returns true if COMMAND has put itself into a process group of its own, but not into a
+    /// session of its own, as timeout(1) does. Without the launcher, such a COMMAND would lead the
+    /// shell's job, and would get the terminal's signals.
+    fn has_left_group(&self) -> bool {
+        let pid = self.child.pid;
+        getpgid(Some(pid)) == Ok(pid) && getsid(Some(pid)) == getsid(None)
     }
 
     /// Returns COMMAND's own process group, as a negative number for kill(2).
@@ -287,12 +288,12 @@ impl Supervisor {
             Some(pid) if pid == getpid() => None,
             // Assume that COMMAND has sent the signal to its whole process group, for example by
             // `kill 0` in a script. Then COMMAND has received the signal, too.
-            Some(pid) if pid == self.child.pid && shared => None,
+            Some(pid) if pid == self.child.pid && shared && !self.has_left_group() => None,
             // When a terminal hangs up, the shell in the terminal sends SIGHUP to the whole process
             // group of each job, so COMMAND has already received SIGHUP.
             Some(pid)
                 if shared
-                    && self.left_group().is_none()
+                    && !self.has_left_group()
                     && received.is(Signal::SIGHUP)
                     && self.terminal.as_ref().is_some_and(Terminal::has_hung_up)
                     && is_job_shell(pid) =>
@@ -311,9 +312,8 @@ impl Supervisor {
                 match self.child.placement {
                     _ if leads_session && HANG_UP_SIGNALS.contains(&signal) => Some(self.child.pid),
                     Placement::Own => Some(self.group()),
-                    Placement::Shared => {
-                        self.left_group().or_else(|| missed.then_some(self.child.pid))
-                    }
+                    Placement::Shared if self.has_left_group() => Some(self.group()),
+                    Placement::Shared => missed.then_some(self.child.pid),
                 }
             }
         }

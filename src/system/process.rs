@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::io::Write as _;
 use std::os::fd::{AsFd as _, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::{env, fs, ptr};
 
@@ -15,7 +15,7 @@ use nix::fcntl::OFlag;
 use nix::libc::{self, c_char};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::waitpid;
 use nix::unistd::{
     ForkResult, Pid, close, execve, fork, getpid, getppid, pipe2, read, setpgid, write,
@@ -87,12 +87,17 @@ impl Program {
     }
 
     /// Executes the program in a child process, with the signal mask and the limits in `inherited`.
-    /// The kernel sends SIGTERM to the child when the launcher ends.
+    /// The kernel sends SIGTERM to the child when the launcher ends. Returns the child, and the
+    /// signals that this process had received before.
     ///
     /// # Errors
     /// Returns an error if the kernel cannot create a process or a pipe, or if the program cannot
     /// be executed.
-    pub fn spawn(&mut self, placement: Placement, inherited: &Inherited) -> nix::Result<Pid> {
+    pub fn spawn(
+        &mut self,
+        placement: Placement,
+        inherited: &Inherited,
+    ) -> nix::Result<(Pid, SigSet)> {
         let launcher = getpid();
         // Allocate all memory now, because a process must not allocate memory between fork and
         // exec.
@@ -100,6 +105,8 @@ impl Program {
         // This pipe shows whether exec succeeds: a successful exec closes the child's end of the
         // pipe, because of O_CLOEXEC.
         let (from_child, to_launcher) = pipe2(OFlag::O_CLOEXEC)?;
+        // Ask at the last moment: after the fork, the terminal's signals also reach the child.
+        let missed = signals::pending()?;
         // SAFETY: the child makes only async-signal-safe calls until the child executes a file or
         // exits.
         let child = match unsafe { fork() }? {
@@ -128,7 +135,7 @@ impl Program {
         if read(&from_child, &mut error)? == 0 {
             // Ignore the error: the child may have ended.
             let _ = stopped.map(|signal| signals::send(child, signal));
-            return Ok(child);
+            return Ok((child, missed));
         }
         waitpid(child, None)?;
         Err(Errno::from_raw(i32::from_ne_bytes(error)))
@@ -159,10 +166,10 @@ fn await_exec(child: Pid, from_child: &OwnedFd) -> Option<i32> {
 pub fn close_inherited() {
     let Ok(entries) = fs::read_dir("/proc/self/fd") else { return };
     let is_stream = |path: &Path| {
-        let target = fs::read_link(path).unwrap_or_default();
-        ["pipe:", "socket:"]
-            .iter()
-            .any(|kind| target.as_os_str().as_bytes().starts_with(kind.as_bytes()))
+        fs::metadata(path).is_ok_and(|found| {
+            let kind = found.file_type();
+            kind.is_fifo() || kind.is_socket()
+        })
     };
     let streams =
         entries.filter_map(|entry| Some(entry.ok()?.path()).filter(|path| is_stream(path)));
@@ -189,9 +196,8 @@ fn become_child(placement: Placement, launcher: Pid, inherited: &Inherited) -> n
     // Make the kernel send SIGTERM to the child when the thread that called fork(2) ends
     // (PR_SET_PDEATHSIG(2const)). This thread is the launcher's main thread.
     set_pdeathsig(Signal::SIGTERM)?;
-    // If the launcher ended before the call of `set_pdeathsig`, the kernel sends no signal. In a
-    // new pid namespace (`unshare --pid`), the parent has no pid.
-    if ![launcher, Pid::from_raw(0)].contains(&getppid()) {
+    // If the launcher ended before the call of `set_pdeathsig`, the kernel sends no signal.
+    if getppid() != launcher {
         return Err(Errno::ESRCH);
     }
     inherited.give_back()

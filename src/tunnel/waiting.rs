@@ -26,7 +26,7 @@ const CHECK: Duration = Duration::from_millis(100);
 /// Redis: the app speaks TLS itself, has given up, or has reset its connection. After a reset,
 /// returns the error.
 pub async fn departure(app: &mut AppStream, guard: &mut DrainGuard) -> Option<io::Error> {
-    loop {
+    let half_close = loop {
         match poll_fn(|cx| app.poll_ahead(cx)).await {
             Ahead::Bytes if app.speaks_tls() => return None,
             Ahead::Bytes => {}
@@ -37,10 +37,12 @@ pub async fn departure(app: &mut AppStream, guard: &mut DrainGuard) -> Option<io
                     return Some(error);
                 }
             }
-            Ahead::Full | Ahead::Ended => break,
+            // The launcher notices the close up to CHECK later.
+            Ahead::Full => break HALF_CLOSE + CHECK,
+            Ahead::Ended => break HALF_CLOSE,
         }
-    }
-    let is_half_close = app.last_ahead.is_some_and(|at| at.elapsed() < HALF_CLOSE);
+    };
+    let is_half_close = app.last_ahead.is_some_and(|at| at.elapsed() < half_close);
     loop {
         if let Some(error) = app.reset_error() {
             return Some(error);

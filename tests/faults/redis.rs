@@ -31,8 +31,8 @@ fn redis_refuses_connections() {
     let hint = format!(
         "no program listens on 127.0.0.1:{tls}; if Redis is not just restarting, check the \
          TLS port, {tls} (the URL's port {port} + 1): if port {port} speaks TLS, write rediss://; \
-         if TLS is on another port, set REDIS_URL_STUNNEL_PORT_OFFSET; if this Redis has no TLS, set \
-         STUNNEL_ENABLED=false"
+         if TLS is on another port, set REDIS_URL_STUNNEL_PORT_OFFSET; if this Redis has no TLS, \
+         set STUNNEL_ENABLED=false"
     );
     all_logged(&log, "connection-failed", "hint", &hint);
 }
