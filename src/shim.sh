@@ -3,12 +3,11 @@
 # All variables begin with shim_: if the app's environment had a variable of the same name, the app would see the shim's value.
 shim_from='' shim_path=$PATH:
 while [ "$shim_path" ]; do
-    shim_file=${shim_path%%:*} shim_path=${shim_path#*:} shim_line=''
+    shim_file=${shim_path%%:*} shim_path=${shim_path#*:}
     shim_file=${shim_file:-.}/start-stunnel
     [ -f "$shim_file" ] && [ -x "$shim_file" ] || continue
-    # Skip this shim, and every shim of another version, which has the same second line.
-    { read -r shim_line; read -r shim_line; } 2>/dev/null <"$shim_file"
-    case $shim_line in *'start-stunnel --print-shim'*) ;; *) [ "$shim_file" -ef "$0" ] || exec "$shim_file" "$@" ;; esac
+    # Skip this shim, and every other shim: one of its first lines has this text.
+    head -n 9 "$shim_file" 2>/dev/null | grep -q 'start-stunnel --print-shim' || [ "$shim_file" -ef "$0" ] || exec "$shim_file" "$@"
 done
 
 # start-stunnel is not installed. If tunnels are disabled, skip the options, and run COMMAND.

@@ -288,7 +288,7 @@ impl Supervisor {
             Some(pid) if pid == getpid() => None,
             // Assume that COMMAND has sent the signal to its whole process group, for example by
             // `kill 0` in a script. Then COMMAND has received the signal, too.
-            Some(pid) if pid == self.child.pid && shared && !self.has_left_group() => None,
+            Some(pid) if pid == self.child.pid && getpgid(Some(pid)) == Ok(getpgrp()) => None,
             // When a terminal hangs up, the shell in the terminal sends SIGHUP to the whole process
             // group of each job, so COMMAND has already received SIGHUP.
             Some(pid)

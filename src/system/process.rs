@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::io::Write as _;
 use std::os::fd::{AsFd as _, OwnedFd, RawFd};
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::{env, fs, ptr};
 
@@ -165,10 +165,12 @@ fn await_exec(child: Pid, from_child: &OwnedFd) -> Option<i32> {
 /// inherited ones are not. Without /proc, does nothing.
 pub fn close_inherited() {
     let Ok(entries) = fs::read_dir("/proc/self/fd") else { return };
+    // The link's text names the kind of an anonymous pipe or a socket. Named pipes stay open, too:
+    // looking a file up could block, for example on a server that is down.
     let is_stream = |path: &Path| {
-        fs::metadata(path).is_ok_and(|found| {
-            let kind = found.file_type();
-            kind.is_fifo() || kind.is_socket()
+        fs::read_link(path).is_ok_and(|target| {
+            let target = target.as_os_str().as_bytes();
+            target.starts_with(b"pipe:") || target.starts_with(b"socket:")
         })
     };
     let streams =

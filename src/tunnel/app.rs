@@ -46,7 +46,7 @@ pub struct AppStream {
     /// The time of the app's last byte, as far as the launcher has noticed this byte while the app
     /// waits for Redis.
     pub last_ahead: Option<Instant>,
-    /// The number of bytes that [`AppStream::has_closed`] last found unread.
+    /// The number of bytes that [`AppStream::closes_within`] last found unread.
     unread: i32,
     /// True if the app had closed its side when the launcher last read ahead.
     ended: bool,
@@ -153,18 +153,30 @@ impl AppStream {
         Poll::Ready(Ahead::Bytes)
     }
 
-    /// True if the app has closed its side, even if the launcher has not read all of the app's
-    /// bytes (see [`Ahead::Full`]). Also notices whether more bytes have arrived since the last
-    /// call.
-    pub async fn has_closed(&mut self) -> bool {
-        let (ready, unread) = match &self.socket {
-            Socket::Tcp(stream, _) => (stream.ready(Interest::READABLE).await, unread(stream)),
-            Socket::Unix(stream) => (stream.ready(Interest::READABLE).await, unread(stream)),
+    /// Waits for at most the time `limit`. Returns true if the app closes or resets its side in
+    /// this time, even if the launcher has not read all of the app's bytes (see [`Ahead::Full`]).
+    /// Also notices whether bytes have arrived.
+    pub async fn closes_within(&mut self, limit: Duration) -> bool {
+        self.notice_arrivals();
+        // Tokio also reports a close as readiness for PRIORITY, but not the arrival of bytes.
+        let closed = match &self.socket {
+            Socket::Tcp(stream, _) => {
+                timeout(limit, stream.ready(Interest::PRIORITY)).await.is_ok()
+            }
+            Socket::Unix(stream) => timeout(limit, stream.ready(Interest::PRIORITY)).await.is_ok(),
+        };
+        self.notice_arrivals();
+        closed
+    }
+
+    fn notice_arrivals(&mut self) {
+        let unread = match &self.socket {
+            Socket::Tcp(stream, _) => unread(stream),
+            Socket::Unix(stream) => unread(stream),
         };
         if unread != self.unread {
             (self.unread, self.last_ahead) = (unread, Some(Instant::now()));
         }
-        ready.is_ok_and(|ready| ready.is_read_closed())
     }
 
     /// Closes the connection of an app that speaks TLS. Reads the app's bytes first, because
