@@ -130,9 +130,6 @@ fn files(name: &OsStr, path: Option<&OsStr>) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -152,10 +149,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let [broken, good] = ["broken", "good"].map(|name| folder.path().join(name));
         for (folder, interpreter) in [(&broken, "/no/such/interpreter"), (&good, "/bin/sh")] {
-            fs::create_dir(folder).unwrap();
-            fs::write(folder.join("tool"), format!("#!{interpreter}\n")).unwrap();
-            let mode = fs::Permissions::from_mode(0o755);
-            fs::set_permissions(folder.join("tool"), mode).unwrap();
+            // A child process writes the script. If this process wrote the script, a child of
+            // another test could hold the script open, and execve(2) would fail with ETXTBSY.
+            let write = "mkdir \"$1\" && echo \"#!$2\" >\"$1/tool\" && chmod 755 \"$1/tool\"";
+            let mut writer = std::process::Command::new("sh");
+            writer.args(["-c", write, "sh"]).arg(folder).arg(interpreter);
+            assert!(writer.status().unwrap().success());
         }
         // Returns the file that the kernel has executed.
         let found = |path: &OsStr| {
