@@ -87,6 +87,11 @@ impl Plan {
         tunnelled.chain(self.untouched())
     }
 
+    /// Returns true if the plan contains the variable `name`, with or without a tunnel.
+    pub fn contains(&self, name: &str) -> bool {
+        self.variables().any(|variable| variable == name)
+    }
+
     /// Returns the names of the variables whose URLs need no tunnel.
     pub fn untouched(&self) -> impl Iterator<Item = &str> {
         self.untouched.iter().map(|(name, _)| name.as_str())
@@ -118,12 +123,11 @@ impl Plan {
     /// Returns the names and values of the variables that the launcher must set in COMMAND's
     /// environment. `locals` are the local addresses of the tunnels.
     pub fn changes(&self, locals: &[Local]) -> impl Iterator<Item = (String, UrlText)> {
-        let holds_url = |name: &str| self.variables().any(|variable| variable == name);
         self.tunnelled.iter().flat_map(move |Tunnelled { variable, route, url, .. }| {
             let local = url.local(&locals[*route]);
             let copy = format!("{variable}{COPY_SUFFIX}");
             // If the user has listed a variable with the name of the copy, its own URL counts.
-            let copy = (!holds_url(&copy)).then(|| (copy, local.clone()));
+            let copy = (!self.contains(&copy)).then(|| (copy, local.clone()));
             iter::once((variable.clone(), local)).chain(copy)
         })
     }

@@ -25,12 +25,11 @@ pub fn check(reader: &mut Reader<'_>, plan: &mut Plan) {
     let sources = reader.sources;
     let set = sources.environment.iter().filter(|(_, value)| !value.is_empty());
     for (name, value) in set.filter_map(|(name, value)| Some((name.to_str()?, value))) {
-        let holds_url = plan.variables().any(|variable| variable == name);
-        if !looks_like_setting(name) || is_general(name) || holds_url {
+        if !looks_like_setting(name) || is_general(name) || plan.contains(name) {
             continue;
         }
         if let Some(owner) = owner(name) {
-            if plan.variables().all(|variable| variable != owner) {
+            if !plan.contains(owner) {
                 plan.unused.without_url.push(name.to_owned());
             }
         } else if let Some(intended) = intended(name, value, sources) {

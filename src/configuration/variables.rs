@@ -91,7 +91,7 @@ pub fn others(plan: &Plan, environment: &Environment) -> Vec<String> {
         .filter(|(_, value)| is_url(value))
         .filter_map(|(name, _)| name.to_str())
         .filter(|name| !is_ours(name))
-        .filter(|name| plan.variables().all(|known| known != *name))
+        .filter(|name| !plan.contains(name))
         .map(str::to_owned)
         .collect()
 }
@@ -99,7 +99,7 @@ pub fn others(plan: &Plan, environment: &Environment) -> Vec<String> {
 /// If `REDIS_URL` is not in the plan, but a variable with a similar name holds a Redis URL, returns
 /// the question whether the user meant `REDIS_URL`.
 pub fn question(plan: &Plan) -> Option<String> {
-    let is_missing = plan.variables().all(|known| known != REDIS_URL);
+    let is_missing = !plan.contains(REDIS_URL);
     let mut others = plan.unused.other_urls.iter();
     let misspelt = others.find(|name| is_missing && is_close(name, REDIS_URL))?;
     Some(format!("{misspelt} holds a Redis URL. Did you mean {REDIS_URL}?"))

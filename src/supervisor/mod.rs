@@ -194,9 +194,8 @@ impl Supervisor {
     /// parent notices the stop.
     fn command_stopped(&mut self, number: i32) {
         let job_control = JOB_CONTROL_SIGNALS.into_iter().find(|signal| *signal as i32 == number);
-        let has_terminal = self.terminal.as_ref().is_some_and(|terminal| !terminal.has_hung_up());
-        let wants_terminal =
-            has_terminal && matches!(job_control, Some(Signal::SIGTTIN | Signal::SIGTTOU));
+        let wants_terminal = matches!(job_control, Some(Signal::SIGTTIN | Signal::SIGTTOU))
+            && self.terminal.as_ref().is_some_and(|terminal| !terminal.has_hung_up());
         let had_terminal =
             self.terminal.as_ref().is_some_and(|terminal| terminal.is_of(self.child.pid));
         if self.child.placement == Placement::Own {

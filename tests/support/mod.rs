@@ -105,8 +105,7 @@ pub fn two_free_ports() -> u16 {
         let step = NEXT.fetch_add(2, Ordering::Relaxed);
         let start = (std::process::id() % 9_000) as u16 * 2;
         let port = 10_000 + start.wrapping_add(step) % 20_000;
-        is_free(port).then_some(())?;
-        is_free(port + 1).then_some(())?;
+        (is_free(port) && is_free(port + 1)).then_some(())?;
         let claim = SocketAddr::from_abstract_name(format!("start-stunnel-tests-{port}")).unwrap();
         std::mem::forget(UnixListener::bind_addr(&claim).ok()?);
         Some(port)
